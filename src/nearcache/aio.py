@@ -1,0 +1,408 @@
+"""[shell] ``AsyncCache``: a cache for code on an event loop. ``cache.py`` has its twin for threads."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from .base import CacheBase, Core, Wire
+from .core.effects import Effect, Lead, Load, Outcome, Plan, Send, Spawn, Wait
+from .core.flights import Flight, loading
+from .core.ttl import TTL
+from .errors import LoadError, LoadTimeout, ServerError
+from .sentinels import DEFAULT, Default, Miss
+
+if TYPE_CHECKING:
+    from .cache import Cache
+    from .connections import AnyLink
+    from .decorators import Cached
+    from .settings import Settings
+    from .write_behind import AsyncWriteBehind
+
+__all__ = ["AsyncCache"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_STRANDED_CHECK = 1.0  # seconds between looks at whether the loop that leads a flight is still there
+
+
+class AsyncCache(CacheBase):
+    """A cache: values by key, in a namespace, with a time to live, on one client.
+
+    Not connected when made: ``await cache.initialize(settings)``. Caches made by ``CacheServiceFactory`` are connected,
+    and the same client, namespace and TTL give the same object.
+
+    Reads do not raise when the server is away (they are misses), writes then return ``False`` or 0.
+    A hit does not yield to the event loop when it needs no server.
+
+    Args:
+        ttl: default time to live, in seconds or as a ``timedelta``; ``None`` for no expiry.
+        namespace: default namespace.
+        client_type: ``RedisClientType.CACHE``, ``RedisClientType.QUEUE``, or the name of a registered client.
+        near: whether this cache reads the near tier; the settings decide when left out. Changes nothing yet.
+        wire: ``native`` keeps types; ``json`` shares plain JSON with programs in other languages.
+        strict: raise ``ServerError`` where otherwise a failed read is a miss and a failed write ``False``.
+    """
+
+    def __init__(
+        self,
+        ttl: TTL = 3600,
+        namespace: str = "cache",
+        client_type: str = "cache",
+        *,
+        near: bool | None = None,
+        wire: Wire = "native",
+        strict: bool = False,
+        _core: Core | None = None,
+    ) -> None:
+        self._core = _core or Core(ttl, namespace, client_type, near, wire, strict)
+
+    async def initialize(self, settings: Settings | None = None) -> None:
+        """Connect the client this cache uses, unless it is connected. Idempotent.
+
+        Args:
+            settings: where to; the environment's when left out.
+
+        Raises:
+            SettingsConflict: the client is up with other connection fields.
+        """
+        from .services import initialized
+
+        await initialized(self._core, settings)
+
+    def sync(self) -> Cache:
+        """The same cache for synchronous code: the same values, flights and statistics."""
+        from .cache import Cache
+
+        return Cache(_core=self._core)
+
+    # -- reads
+
+    @overload
+    async def get(self, key: str, default: None = None, *, namespace: str | None = None) -> Any: ...
+    @overload
+    async def get(
+        self, key: str, default: D = ..., *, namespace: str | None = None, type: type[T]
+    ) -> T | D: ...
+    @overload
+    async def get(self, key: str, default: D, *, namespace: str | None = None) -> Any | D: ...
+    async def get(
+        self, key: str, default: Any = None, *, namespace: str | None = None, type: Any = None
+    ) -> Any:
+        """The value, or ``default`` when there is none.
+
+        Args:
+            key: any text that is not empty.
+            default: returned on a miss; a cached ``None`` is told from a miss by it.
+            namespace: another namespace of the same client.
+            type: build this type (dataclass, Struct, pydantic model, ``list[...]``) from what is stored.
+
+        Raises:
+            InvalidKey, InvalidNamespace: not text, or empty.
+            NotInitialized: before ``initialize``.
+        """
+        core = self._core
+        link = core.client.link()
+        site = core.namespace if namespace is None else core.client.namespace(namespace)
+        value = await _drive(link, core.plans.get(link, site, site.key(key), type))
+        return default if value.__class__ is Miss else value
+
+    async def get_many(
+        self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None
+    ) -> dict[str, Any]:
+        """The values that were found, by key, in the asked order; one round trip."""
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        return await _drive(link, core.plans.get_many(link, site, core.keys(site, keys), type))
+
+    async def exists(self, key: str, *, namespace: str | None = None) -> bool:
+        """Whether there is a valid value."""
+        return await self.ttl(key, namespace=namespace) != -2
+
+    async def ttl(self, key: str, *, namespace: str | None = None) -> int:
+        """Whole seconds left, rounded up; -1 without expiry, -2 without a value."""
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        return await _drive(link, core.plans.ttl(link, site, site.key(key)))
+
+    # -- writes
+
+    async def set(
+        self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
+    ) -> bool:
+        """Store a value; whether the server has it.
+
+        Args:
+            key: any text that is not empty.
+            value: see the codec's page for the types that are kept.
+            ttl: seconds, or a ``timedelta``; ``None`` for no expiry; the cache's own when left out.
+            namespace: another namespace of the same client.
+
+        Raises:
+            CodecError: the value cannot be encoded; nothing was written.
+            InvalidTTL: zero, negative, or not a time.
+        """
+        return await self.set_many({key: value}, ttl=ttl, namespace=namespace)
+
+    async def set_many(
+        self, values: Mapping[str, Any], *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
+    ) -> bool:
+        """Store several values in one round trip; whether the server has them all."""
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        stored = core.values(site, values)
+        return await _drive(link, core.plans.set_many(link, site, stored, core.milliseconds(ttl)))
+
+    async def delete(self, key: str, *, namespace: str | None = None) -> bool:
+        """Remove a value; whether it was there."""
+        return await self.delete_many([key], namespace=namespace) == 1
+
+    async def delete_many(self, keys: Iterable[str], *, namespace: str | None = None) -> int:
+        """Remove several values in one round trip; how many were there."""
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        return await _drive(link, core.plans.delete(link, list(core.keys(site, keys).values())))
+
+    async def expire(
+        self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None
+    ) -> bool:
+        """Give a value a new time to live, from now; whether it was there."""
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        return await _drive(link, core.plans.expire(link, site.key(key), core.milliseconds(ttl)))
+
+    @overload
+    async def clear(self, namespace: str | None = None) -> int: ...
+    @overload
+    async def clear(self, namespace: str | None = None, *, wait: bool) -> int | None: ...
+    async def clear(self, namespace: str | None = None, *, wait: bool = True) -> int | None:
+        """Make every value of a namespace invalid at once, for every process, then remove them; how many went.
+
+        Never touches another namespace, database or application. Values in JSON that other programs wrote
+        carry no version: they go when they are removed.
+
+        Args:
+            namespace: the cache's own when left out.
+            wait: ``False`` returns ``None`` as soon as the values are invalid.
+        """
+        core = self._core
+        link = core.client.link()
+        return await _drive(link, core.plans.clear(link, core.in_namespace(namespace), wait), core)
+
+    async def ping(self) -> str:
+        """``PONG``.
+
+        Raises:
+            ConnectionFailed: the server does not answer.
+        """
+        link = self._core.client.link()
+        return await _drive(link, self._core.plans.ping(link))
+
+    # -- loading
+
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[T] | T],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        type: Any = None,
+    ) -> T:
+        """The value; when there is none, what ``loader()`` gives, which is stored.
+
+        However many callers miss at the same time, in however many threads and loops of this process, the loader
+        runs once. A caller that is cancelled cancels neither the load nor the others. ``None`` is a value.
+        What the loader raises is raised here, to every caller that waited, and nothing is stored.
+
+        Args:
+            key: any text that is not empty.
+            loader: a function without arguments, synchronous (it then runs on the loop) or asynchronous.
+            ttl: as for ``set``.
+            namespace: another namespace of the same client.
+            type: as for ``get``.
+
+        Raises:
+            LoadTimeout: the loader took longer than ``NEARCACHE_LOAD_TIMEOUT``.
+            WouldDeadlock: the loader asks for the very key it is loading.
+        """
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        plan = core.loads.get_or_set(link, site, site.key(key), loader, core.milliseconds(ttl), type)
+        return _result(await _drive(link, plan, core))
+
+    async def get_or_set_many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, T]] | Mapping[str, T]],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        type: Any = None,
+    ) -> dict[str, T]:
+        """Values by key, in the asked order; ``loader(missing)`` is called once, with only the missing keys.
+
+        Keys the loader does not return are left out, and not stored. Keys that others are loading are waited for.
+        """
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        stored = core.keys(site, keys)
+        plan = core.loads.get_or_set_many(link, site, stored, loader, core.milliseconds(ttl), type)
+        return _result(await _drive(link, plan, core))
+
+    async def write_through(
+        self,
+        key: str,
+        writer: Callable[[], Awaitable[T] | T],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+    ) -> T:
+        """Run ``writer()`` first; what it returns is stored and returned. If it raises, nothing is stored."""
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        plan = core.loads.write_through(link, site, site.key(key), writer, core.milliseconds(ttl))
+        return _result(await _drive(link, plan, core))
+
+    def write_behind(
+        self,
+        writer: Callable[[str, Any], Awaitable[object] | object],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+    ) -> AsyncWriteBehind:
+        """An object whose ``set(key, value)`` is readable at once and reaches ``writer(key, value)`` soon.
+
+        In order per key, retried with back-off, drained by ``disconnect_all()``. What is pending is in this
+        process's memory.
+        """
+        from .write_behind import AsyncWriteBehind
+
+        return AsyncWriteBehind(self, writer, ttl=ttl, namespace=namespace)
+
+    @property
+    def cached(self) -> Cached:
+        """Decorate a function so that its results are cached: ``@cache.cached`` or ``@cache.cached(ttl=60)``."""
+        from .decorators import Cached
+
+        return Cached(self, self.sync())
+
+
+def _result(outcome: Outcome) -> Any:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+async def _drive(link: AnyLink, plan: Plan[T], core: Core | None = None) -> T:
+    """Carry out a plan on the running loop."""
+    loop = asyncio.get_running_loop()
+    resume: Callable[[Any], Effect] = plan.send
+    value: Any = None
+    try:
+        while True:
+            effect = resume(value)
+            resume = plan.send
+            kind = effect.__class__
+            try:
+                if kind is tuple:
+                    waiter = loop.create_future()
+                    link.post(effect, waiter)  # type: ignore[arg-type]
+                    value = await waiter
+                elif kind is list:
+                    waiter = loop.create_future()
+                    link.post_many(effect, waiter)  # type: ignore[arg-type]
+                    value = await waiter
+                elif isinstance(effect, Send):
+                    waiter = loop.create_future()
+                    link.post_many(effect.commands, waiter, effect.hook)
+                    value = await waiter
+                else:
+                    assert core is not None
+                    value = await _carry_out(effect, loop, link, core)
+            except ServerError as error:
+                resume, value = plan.throw, error
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        plan.close()
+
+
+async def _carry_out(effect: Effect, loop: asyncio.AbstractEventLoop, link: AnyLink, core: Core) -> Any:
+    """The rarer effects."""
+    if isinstance(effect, Load):
+        return await _load(effect, core)
+    if isinstance(effect, Wait):
+        return await _wait(effect.flight, loop, core)
+    assert isinstance(effect, Lead | Spawn)
+    if isinstance(effect, Lead):
+        for flight in effect.flights:
+            flight.loop = loop
+    task = loop.create_task(_drive(link, effect.plan, core))
+    core.tasks.add(task)
+    task.add_done_callback(core.tasks.discard)
+    return None
+
+
+async def _load(effect: Load, core: Core) -> Outcome:
+    token = loading.set((*loading.get(), *effect.flights))
+    try:
+        # A writer has no limit: cutting it off would leave the outcome of a write unknown.
+        async with asyncio.timeout(core.load_timeout if effect.flights else None) as limit:
+            value = effect.call()
+            return Outcome(await value if inspect.isawaitable(value) else value)
+    except TimeoutError as error:
+        if limit.expired():
+            return Outcome(error=LoadTimeout(f"the loader took longer than {core.load_timeout:g} s"))
+        return Outcome(error=error)
+    except Exception as error:
+        return Outcome(error=error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the loop is ending; a waiter on another loop will lead
+        return Outcome(error=LoadError("the loader was cancelled from within"))
+    finally:
+        loading.reset(token)
+
+
+async def _wait(flight: Flight, loop: asyncio.AbstractEventLoop, core: Core) -> None:
+    if flight.landed:
+        return
+    future = loop.create_future()
+
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def waker() -> None:
+        if asyncio._get_running_loop() is loop:
+            wake()
+        else:
+            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                loop.call_soon_threadsafe(wake)
+
+    flight.when_landed(waker)
+    if flight.loop is loop:
+        await future
+        return
+    # Led elsewhere: by a thread, or by a loop that may close under it.
+    deadline = loop.time() + core.load_timeout + _STRANDED_CHECK
+    while not future.done():
+        await asyncio.wait([future], timeout=_STRANDED_CHECK)
+        if flight.loop is not None and flight.loop.is_closed():
+            core.flights.abandon(flight)
+        elif loop.time() > deadline and not flight.landed:
+            raise LoadTimeout(f"waited {core.load_timeout:g} s for a load that another thread began")

