@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aio import AsyncCache as AsyncCache
-    from .aio import AsyncCache as CacheManager
-    from .aio import AsyncCache as EnhancedCacheManager
     from .cache import Cache as Cache
     from .connections import AllConnectionStatus as AllConnectionStatus
     from .connections import ConnectionStatus as ConnectionStatus
@@ -47,6 +45,8 @@ if TYPE_CHECKING:
     from .services import get_session_cache as get_session_cache
     from .services import get_temp_cache as get_temp_cache
     from .settings import Settings as Settings
+
+    CacheManager = EnhancedCacheManager = AsyncCache
 
 __version__ = "0.1.0"
 
@@ -96,7 +96,7 @@ _HOMES = {
 _home = {name: (module, name) for module, names in _HOMES.items() for name in names}
 _home["CacheManager"] = _home["EnhancedCacheManager"] = ("aio", "AsyncCache")
 
-__all__ = [*sorted(_home), "__version__"]
+__all__ = [*sorted(_home), "__version__"]  # noqa: PLE0604 - they are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -63,11 +63,7 @@ def _quantity(value: object, units: Mapping[str, Decimal]) -> Decimal:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Decimal(value) if isinstance(value, int) else Decimal(repr(float(value)))
     match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if (
-        match is None
-        or match[2].lower() not in units
-        or (units is _ONES and not re.fullmatch("[0-9_]+", match[1]))
-    ):
+    if match is None or match[2].lower() not in units or (units is _ONES and not re.fullmatch("[0-9_]+", match[1])):
         raise ValueError
     return Decimal(match[1].replace("_", "")) * units[match[2].lower()]
 
@@ -84,9 +80,7 @@ def duration(*, zero: bool = False) -> Kind:
     return Kind(accepted, parse, lambda s: f"{s * 1000:.10g} ms" if 0 < s < 1 else f"{s:.10g} s")
 
 
-def _whole(
-    low: int, high: int, accepted: str, show: Callable[[int], str], units: Mapping[str, Decimal]
-) -> Kind:
+def _whole(low: int, high: int, accepted: str, show: Callable[[int], str], units: Mapping[str, Decimal]) -> Kind:
     def parse(value: object) -> int:
         number = _quantity(value, units)
         # The range first: making an int of 1e999999999 would take all memory.

@@ -17,7 +17,7 @@ from .sentinels import DEFAULT, Default, Miss
 
 if TYPE_CHECKING:
     from .cache import Cache
-    from .connections import AnyLink
+    from .client import AnyLink
     from .decorators import Cached
     from .settings import Settings
     from .write_behind import AsyncWriteBehind
@@ -85,14 +85,10 @@ class AsyncCache(CacheBase):
     @overload
     async def get(self, key: str, default: None = None, *, namespace: str | None = None) -> Any: ...
     @overload
-    async def get(
-        self, key: str, default: D = ..., *, namespace: str | None = None, type: type[T]
-    ) -> T | D: ...
+    async def get(self, key: str, default: D = ..., *, namespace: str | None = None, type: type[T]) -> T | D: ...
     @overload
     async def get(self, key: str, default: D, *, namespace: str | None = None) -> Any | D: ...
-    async def get(
-        self, key: str, default: Any = None, *, namespace: str | None = None, type: Any = None
-    ) -> Any:
+    async def get(self, key: str, default: Any = None, *, namespace: str | None = None, type: Any = None) -> Any:
         """The value, or ``default`` when there is none.
 
         Args:
@@ -111,9 +107,7 @@ class AsyncCache(CacheBase):
         value = await _drive(link, core.plans.get(link, site, site.key(key), type))
         return default if value.__class__ is Miss else value
 
-    async def get_many(
-        self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None
-    ) -> dict[str, Any]:
+    async def get_many(self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None) -> dict[str, Any]:
         """The values that were found, by key, in the asked order; one round trip."""
         core = self._core
         link = core.client.link()
@@ -133,9 +127,7 @@ class AsyncCache(CacheBase):
 
     # -- writes
 
-    async def set(
-        self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
-    ) -> bool:
+    async def set(self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None) -> bool:
         """Store a value; whether the server has it.
 
         Args:
@@ -171,9 +163,7 @@ class AsyncCache(CacheBase):
         site = core.in_namespace(namespace)
         return await _drive(link, core.plans.delete(link, list(core.keys(site, keys).values())))
 
-    async def expire(
-        self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None
-    ) -> bool:
+    async def expire(self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None) -> bool:
         """Give a value a new time to live, from now; whether it was there."""
         core = self._core
         link = core.client.link()
@@ -335,7 +325,7 @@ async def _drive(link: AnyLink, plan: Plan[T], core: Core | None = None) -> T:
             except ServerError as error:
                 resume, value = plan.throw, error
     except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+        return stop.value
     finally:
         plan.close()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from .client import RedisClientType
 from .codec import Codec
-from .connections import RedisClientType
 from .core.flights import Flights
 from .core.loads import Loads
 from .core.plans import Plans
@@ -18,7 +18,7 @@ from .sentinels import DEFAULT, Default
 from .tiers import remote
 
 if TYPE_CHECKING:
-    from .connections import AnyLink, Client
+    from .client import AnyLink, Client
     from .core.keys import Namespace
 
 __all__ = ["CacheBase", "Core", "Wire"]
@@ -29,9 +29,7 @@ Wire = Literal["native", "json"]
 class Core:
     """One cache, whichever shell looks at it: identity, counters, and what ``bind`` connects it to."""
 
-    def __init__(
-        self, ttl: TTL, namespace: str, client_type: str, near: bool | None, wire: Wire, strict: bool
-    ) -> None:
+    def __init__(self, ttl: TTL, namespace: str, client_type: str, near: bool | None, wire: Wire, strict: bool) -> None:
         if wire not in ("native", "json"):
             raise ConfigurationError(f"wire={wire!r}: accepted are 'native' and 'json'")
         self.ttl_ms = milliseconds(ttl)
@@ -92,20 +90,20 @@ class _Unbound:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
 
-    def _raise(self) -> Any:
+    def _raise(self) -> NoReturn:
         raise NotInitialized(
             f"the cache of namespace {self._namespace!r} is not initialised: call await cache.initialize(settings) "
             "first (cache.initialize(settings) on a synchronous Cache), or get it from CacheServiceFactory"
         )
 
     def link(self) -> AnyLink:
-        return self._raise()
+        self._raise()
 
     def thread_link(self) -> AnyLink:
-        return self._raise()
+        self._raise()
 
     def namespace(self, name: str) -> Namespace:
-        return self._raise()
+        self._raise()
 
 
 class CacheBase:

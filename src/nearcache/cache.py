@@ -18,7 +18,7 @@ from .transport.bridge import ThreadWaiter, get_bridge
 
 if TYPE_CHECKING:
     from .aio import AsyncCache
-    from .connections import AnyLink
+    from .client import AnyLink
     from .decorators import Cached
     from .settings import Settings
     from .write_behind import WriteBehind
@@ -68,14 +68,10 @@ class Cache(CacheBase):
     @overload
     def get(self, key: str, default: None = None, *, namespace: str | None = None) -> Any: ...
     @overload
-    def get(
-        self, key: str, default: D = ..., *, namespace: str | None = None, type: type[T]
-    ) -> T | D: ...
+    def get(self, key: str, default: D = ..., *, namespace: str | None = None, type: type[T]) -> T | D: ...
     @overload
     def get(self, key: str, default: D, *, namespace: str | None = None) -> Any | D: ...
-    def get(
-        self, key: str, default: Any = None, *, namespace: str | None = None, type: Any = None
-    ) -> Any:
+    def get(self, key: str, default: Any = None, *, namespace: str | None = None, type: Any = None) -> Any:
         """The value, or ``default`` when there is none."""
         core = self._core
         link = core.client.thread_link()
@@ -83,9 +79,7 @@ class Cache(CacheBase):
         value = _drive(link, core.plans.get(link, site, site.key(key), type))
         return default if value.__class__ is Miss else value
 
-    def get_many(
-        self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None
-    ) -> dict[str, Any]:
+    def get_many(self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None) -> dict[str, Any]:
         """The values that were found, by key, in the asked order; one round trip."""
         core = self._core
         link = core.client.thread_link()
@@ -105,9 +99,7 @@ class Cache(CacheBase):
 
     # -- writes
 
-    def set(
-        self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
-    ) -> bool:
+    def set(self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None) -> bool:
         """Store a value; whether the server has it."""
         return self.set_many({key: value}, ttl=ttl, namespace=namespace)
 
@@ -132,9 +124,7 @@ class Cache(CacheBase):
         site = core.in_namespace(namespace)
         return _drive(link, core.plans.delete(link, list(core.keys(site, keys).values())))
 
-    def expire(
-        self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None
-    ) -> bool:
+    def expire(self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None) -> bool:
         """Give a value a new time to live, from now; whether it was there."""
         core = self._core
         link = core.client.thread_link()
@@ -226,7 +216,6 @@ class Cache(CacheBase):
         return Cached(self._async(), self)
 
 
-
 def _result(outcome: Outcome) -> Any:
     if outcome.error is not None:
         raise outcome.error
@@ -264,7 +253,7 @@ def _drive(link: AnyLink, plan: Plan[T], core: Core | None = None) -> T:
             except ServerError as error:
                 resume, value = plan.throw, error
     except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+        return stop.value
     finally:
         plan.close()
 

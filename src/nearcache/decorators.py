@@ -14,7 +14,7 @@ from datetime import date, time
 from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 from urllib.parse import quote
 from uuid import UUID
 
@@ -55,7 +55,7 @@ class CachedFunction(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         key = self._make_key(*args, **kwargs)
-        return self._call(key, functools.partial(self.uncached, *args, **kwargs))  # type: ignore[no-any-return]
+        return self._call(key, functools.partial(self.uncached, *args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key the result for these arguments has."""
@@ -68,7 +68,7 @@ class CachedFunction(Generic[P, T]):
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        return functools.partial(self, instance)
+        return functools.partial(cast("Callable[..., Any]", self), instance)
 
 
 class Cached:
@@ -82,7 +82,7 @@ class Cached:
     def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
     @overload
     def __call__(
-        self, *, ttl: TTL | Default = ..., key: str | None = ..., namespace: str | None = ...
+        self, function: None = ..., /, *, ttl: TTL | Default = ..., key: str | None = ..., namespace: str | None = ...
     ) -> Callable[[Callable[P, T]], CachedFunction[P, T]]: ...
     def __call__(
         self,
@@ -107,7 +107,7 @@ class Cached:
             InvalidKey: at a call, an argument has no stable key; names it, and the remedy.
         """
         if function is None:
-            return lambda function: self(function, ttl=ttl, key=key, namespace=namespace)  # type: ignore[call-overload]
+            return lambda function: self(function, ttl=ttl, key=key, namespace=namespace)
         make_key = _template_key(function, key) if key is not None else _default_key(function)
         cache = self._asynchronous if inspect.iscoroutinefunction(function) else self._synchronous
         get_or_set = functools.partial(cache.get_or_set, ttl=ttl, namespace=namespace)
@@ -137,16 +137,17 @@ def _template_key(function: Callable[..., Any], template: str) -> Callable[..., 
 def _default_key(function: Callable[..., Any]) -> Callable[..., str]:
     signature = inspect.signature(function)
     name = f"{function.__module__}.{function.__qualname__}"
+    variadic = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
 
     def make_key(*args: Any, **kwargs: Any) -> str:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         digest = blake2b(digest_size=16)
         for parameter, value in bound.arguments.items():
-            if isinstance(value, dict):
-                value = sorted(value.items(), key=lambda item: str(item[0]))
+            # Keyword arguments come in the caller's order; the same call in another order is the same call.
+            stable = sorted(value.items()) if parameter == variadic else value
             try:
-                encoded = dumps(value)
+                encoded = dumps(stable)
             except CodecError as error:
                 raise _no_stable_key(parameter, value, function) from error
             digest.update(b"%d:%b%d:%b" % (len(parameter), parameter.encode(), len(encoded), encoded))

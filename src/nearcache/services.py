@@ -51,9 +51,7 @@ _first_initialized: dict[str, AsyncCache] = {}
 _lock = threading.Lock()
 
 
-def _get(
-    kind: _Kind, near: bool | None = None, wire: Wire = "native", strict: bool = False
-) -> AsyncCache:
+def _get(kind: _Kind, near: bool | None = None, wire: Wire = "native", strict: bool = False) -> AsyncCache:
     identity = (str(kind.client_type), kind.namespace, milliseconds(kind.ttl), near, wire, strict)
     with _lock:
         cache = _caches.get(identity)
@@ -133,9 +131,7 @@ def get_cache_manager() -> AsyncCache:
     return get_cache_cache_manager()
 
 
-def get_cache_cache_manager(
-    ttl: TTL | Default = DEFAULT, namespace: str | Default = DEFAULT
-) -> AsyncCache:
+def get_cache_cache_manager(ttl: TTL | Default = DEFAULT, namespace: str | Default = DEFAULT) -> AsyncCache:
     """A cache on the cache client, not yet connected.
 
     Without arguments: the one on this client that was initialised first, else 3600 s and namespace ``cache``.
@@ -143,9 +139,7 @@ def get_cache_cache_manager(
     return _get_manager(_PLAIN_CACHE, ttl, namespace)
 
 
-def get_queue_cache_manager(
-    ttl: TTL | Default = DEFAULT, namespace: str | Default = DEFAULT
-) -> AsyncCache:
+def get_queue_cache_manager(ttl: TTL | Default = DEFAULT, namespace: str | Default = DEFAULT) -> AsyncCache:
     """A cache on the queue client, not yet connected.
 
     Without arguments: the one on this client that was initialised first, else 1800 s and namespace ``queue-cache``.

@@ -103,16 +103,10 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
-    redis_host: Annotated[str, kinds.HOST] = Field(
-        "localhost", description="Host of the cache client's server."
-    )
+    redis_host: Annotated[str, kinds.HOST] = Field("localhost", description="Host of the cache client's server.")
     redis_port: Annotated[int, kinds.PORT] = Field(6379, description="TCP port of the cache client's server.")
-    redis_username: Annotated[str | None, kinds.TEXT] = Field(
-        None, description="ACL user; None is the default user."
-    )
-    redis_password: Annotated[SecretStr | None, kinds.PASSWORD] = Field(
-        None, description="Password; None sends none."
-    )
+    redis_username: Annotated[str | None, kinds.TEXT] = Field(None, description="ACL user; None is the default user.")
+    redis_password: Annotated[SecretStr | None, kinds.PASSWORD] = Field(None, description="Password; None sends none.")
     redis_db: Annotated[int, kinds.DB] = Field(0, description="Database number of the cache client.")
     queue_redis_host: Annotated[str, kinds.HOST] = Field(
         default_factory=_twin("redis_host"),
@@ -140,22 +134,12 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
     prefix: Annotated[str, kinds.PREFIX] = Field(
         "", description="Put before every key, so that two applications can share a database."
     )
-    near_enabled: Annotated[bool, kinds.FLAG] = Field(
-        True, description="Whether values are also kept in this process."
-    )
+    near_enabled: Annotated[bool, kinds.FLAG] = Field(True, description="Whether values are also kept in this process.")
     near_entries: Annotated[int, kinds.count()] = Field(10_000, description="Most near entries per client.")
-    near_bytes: Annotated[int, kinds.size(1, 2**40)] = Field(
-        64 * 2**20, description="Most near bytes per client."
-    )
-    near_ttl: Annotated[float, kinds.duration()] = Field(
-        60.0, description="Seconds a near entry lives at most."
-    )
-    command_timeout: Annotated[float, kinds.duration()] = Field(
-        1.0, description="Seconds until a command has failed."
-    )
-    connect_timeout: Annotated[float, kinds.duration()] = Field(
-        2.0, description="Seconds until connecting has failed."
-    )
+    near_bytes: Annotated[int, kinds.size(1, 2**40)] = Field(64 * 2**20, description="Most near bytes per client.")
+    near_ttl: Annotated[float, kinds.duration()] = Field(60.0, description="Seconds a near entry lives at most.")
+    command_timeout: Annotated[float, kinds.duration()] = Field(1.0, description="Seconds until a command has failed.")
+    connect_timeout: Annotated[float, kinds.duration()] = Field(2.0, description="Seconds until connecting has failed.")
     soft_timeout: Annotated[float, kinds.duration()] = Field(
         0.02, description="Seconds after which a near copy or a stale value answers, if there is one."
     )
@@ -186,17 +170,13 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
         known = type(self).model_fields
         given: dict[str, Any] = {**values}
         if strangers := [name for name in given if name not in known]:
-            raise ConfigurationError(
-                "; ".join(f"unknown setting {n!r}{_hint(n, known, str)}" for n in strangers)
-            )
+            raise ConfigurationError("; ".join(f"unknown setting {n!r}{_hint(n, known, str)}" for n in strangers))
         ours = set(map(_variable, known))
         environment = {**_read_env_files(_env_file, ours), **_ours(os.environ, ours)}
         for name in sorted(environment.keys() - ours):
             hint = _hint(name.removeprefix("NEARCACHE_"), known, _variable)
             warnings.warn(f"unknown variable {name}{hint}", ConfigurationWarning, stacklevel=2)
-        given = {
-            name: environment[_variable(name)] for name in known if _variable(name) in environment
-        } | given
+        given = {name: environment[_variable(name)] for name in known if _variable(name) in environment} | given
         for name in _SECRETS & given.keys():  # pydantic-settings can be told to log what it gets
             if given[name] is not None and not isinstance(given[name], SecretStr):
                 given[name] = SecretStr(given[name])
@@ -223,11 +203,11 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Keep pydantic-settings from reading anything itself: see the top of the module."""
         return (init_settings,)
@@ -241,10 +221,7 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
         if client not in ("cache", "queue"):
             raise ConfigurationError(f"unknown client {_shown(client)}; accepted: 'cache', 'queue'")
         prefix = "redis_" if client == "cache" else "queue_redis_"
-        part = {
-            name: getattr(self, prefix + name)
-            for name in ("host", "port", "username", "password", "db", "url")
-        }
+        part = {name: getattr(self, prefix + name) for name in ("host", "port", "username", "password", "db", "url")}
         if part["url"] is not None:
             url = part["url"].get_secret_value()
             return parse_url(url, variable=_variable(prefix + "url"), db=part["db"])

@@ -273,6 +273,15 @@ def test_relative_path_is_the_same_server_as_the_absolute_one(
     assert (tmp_path / "d" / "nearcache.lock").exists()
 
 
+def test_one_process_has_one_server_for_all_names_of_a_directory(
+    release: list[EmbeddedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    release += [acquire("d"), acquire(f"{tmp_path}/link/d"), acquire(f"{tmp_path}/d/")]
+    assert release[0] is release[1] is release[2]
+
+
 def test_forked_child_uses_the_server_and_does_not_keep_it(processes: list[Process], data: str) -> None:
     """A child that outlives the owner neither keeps the server alive nor stops it when it ends first."""
     processes.append(owner := Process(data))

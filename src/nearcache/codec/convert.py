@@ -38,7 +38,7 @@ def _cached(build: Any, type: Any) -> Callable[[Any], Any]:
         built = build(type)
     except TypeError:  # not hashable, such as Annotated[int, []]
         built = build.__wrapped__(type)
-    return built  # type: ignore[no-any-return]
+    return built
 
 
 @lru_cache(512)

@@ -14,9 +14,12 @@ class Breaker:
         failures: failures in a row that open it.
         reset: seconds it stays open before a probe.
         clock: seconds, monotonic.
+
+    Attributes:
+        closed: whether all pass; read on every operation.
     """
 
-    __slots__ = ("_clock", "_failed", "_failures", "_reset", "_until")
+    __slots__ = ("_clock", "_failed", "_failures", "_reset", "_until", "closed")
 
     def __init__(self, failures: int, reset: float, clock: Callable[[], float]) -> None:
         self._failures = failures
@@ -24,11 +27,12 @@ class Breaker:
         self._clock = clock
         self._failed = 0
         self._until = 0.0
+        self.closed = True
 
     @property
     def state(self) -> str:
         """``closed``, ``open`` or ``half-open``."""
-        if self._failed < self._failures:
+        if self.closed:
             return "closed"
         return "open" if self._clock() < self._until else "half-open"
 
@@ -36,10 +40,6 @@ class Breaker:
     def failing(self) -> bool:
         """Whether the last thing heard was a failure."""
         return self._failed > 0
-
-    @property
-    def closed(self) -> bool:
-        return self._failed < self._failures
 
     def allow(self) -> bool:
         """Whether an operation may be tried now; when half-open, the first to ask is the probe."""
@@ -53,8 +53,10 @@ class Breaker:
 
     def succeeded(self) -> None:
         self._failed = 0
+        self.closed = True
 
     def failed(self) -> None:
         self._failed += 1
         if self._failed >= self._failures:
+            self.closed = False
             self._until = self._clock() + self._reset

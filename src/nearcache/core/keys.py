@@ -83,7 +83,7 @@ class Namespace:
         return b"%b%b~%b" % (self.head, _reduce(key, _not_in_key).encode("ascii"), digest.encode("ascii"))
 
 
-def _require_text(name: str, what: str, error: type[InvalidKey] | type[InvalidNamespace]) -> None:
+def _require_text(name: str, what: str, error: type[InvalidKey | InvalidNamespace]) -> None:
     if not isinstance(name, str):
         raise error(f"a {what} must be text (str), not {type(name).__name__}: write str(...) or an f-string")
     if not name:

@@ -51,23 +51,18 @@ class Plans:
 
     def get(self, link: Link, namespace: Namespace, key: bytes, type: Any) -> Plan[Any]:
         """The value, or a ``Miss``."""
-        versions = link.counters
+        versions, counter = link.counters, namespace.counter
         try:
-            version = versions.get(namespace.counter)
-            if version is None:
+            version = versions.get(counter)
+            raw = (yield ("GET", key)) if version is not None else None
+            if version is None or versions.get(counter) != version:
                 (raw,), version = yield from self._read(link, namespace, [("GET", key)])
-            else:
-                raw = yield ("GET", key)
-                if versions.get(namespace.counter) != version:
-                    (raw,), version = yield from self._read(link, namespace, [("GET", key)])
             value = self._decode(raw, key, version, type)
         except ServerError as error:
             value = self._failed(error, ABSENT)
         return self._count_read(value, key)
 
-    def get_many(
-        self, link: Link, namespace: Namespace, keys: Mapping[str, bytes], type: Any
-    ) -> Plan[dict[str, Any]]:
+    def get_many(self, link: Link, namespace: Namespace, keys: Mapping[str, bytes], type: Any) -> Plan[dict[str, Any]]:
         """What was found, in the asked order."""
         found: dict[str, Any] = {}
         if not keys:
@@ -94,9 +89,7 @@ class Plans:
             return -2
         return self._remote.remaining_seconds(pttl)
 
-    def _read(
-        self, link: Link, namespace: Namespace, commands: list[Command]
-    ) -> Plan[tuple[list[Any], int | None]]:
+    def _read(self, link: Link, namespace: Namespace, commands: list[Command]) -> Plan[tuple[list[Any], int | None]]:
         """The replies to commands that read, and the version the namespace had when they were carried out.
 
         The version is ``None`` when the namespace was cleared again and again meanwhile: nothing read is valid.
@@ -131,22 +124,21 @@ class Plans:
         return int(self._remote.check(replies[-1]))
 
     def _decode(self, raw: Any, key: bytes, version: int | None, type: Any) -> Any:
-        if raw is None:
-            return ABSENT
-        value = self._codec.decode(self._remote.check(raw), key, version, type)
-        if value is Miss.UNDECODABLE or value is Miss.FOREIGN:
-            self._counters.undecodable += 1
-        return value
+        if raw.__class__ is bytes:
+            return self._codec.decode(raw, key, version, type)
+        return ABSENT if raw is None else self._remote.check(raw)
 
     def _count_read(self, value: Any, key: bytes) -> Any:
-        if value.__class__ is Miss:
-            self._counters.misses += 1
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("Cache miss for %s", key.decode())
-        else:
-            self._counters.hits += 1
+        counters = self._counters
+        if value.__class__ is not Miss:
+            counters.hits += 1
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("Cache hit for %s", key.decode())
+            return value
+        counters.misses += 1
+        counters.undecodable += value is Miss.UNDECODABLE or value is Miss.FOREIGN
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("Cache miss for %s", key.decode())
         return value
 
     # -- for a load
@@ -185,9 +177,7 @@ class Plans:
 
     # -- writes
 
-    def set_many(
-        self, link: Link, namespace: Namespace, values: Mapping[bytes, Any], ttl_ms: int | None
-    ) -> Plan[bool]:
+    def set_many(self, link: Link, namespace: Namespace, values: Mapping[bytes, Any], ttl_ms: int | None) -> Plan[bool]:
         """Store values; whether the server has all of them.
 
         Raises:
@@ -204,9 +194,7 @@ class Plans:
             self._counters.sets += len(values)
         return done
 
-    def _store(
-        self, link: Link, namespace: Namespace, values: Mapping[bytes, Any], ttl_ms: int | None
-    ) -> Plan[bool]:
+    def _store(self, link: Link, namespace: Namespace, values: Mapping[bytes, Any], ttl_ms: int | None) -> Plan[bool]:
         """Written again when the namespace was cleared meanwhile: a value set after a clear must outlive it."""
         remote, codec, counter = self._remote, self._codec, namespace.counter
         for _ in range(_TRIES):

@@ -24,14 +24,13 @@ def milliseconds(ttl: TTL) -> int | None:
     """
     if ttl is None:
         return None
-    if isinstance(ttl, timedelta):
-        seconds = ttl.total_seconds()
-    elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):
-        seconds = ttl
+    given: object = ttl  # what callers write is checked here, whatever their type checker said
+    if isinstance(given, timedelta):
+        seconds = given.total_seconds()
+    elif isinstance(given, int | float) and not isinstance(given, bool):
+        seconds = given
     else:
-        raise InvalidTTL(
-            f"a TTL is a number of seconds, a timedelta, or None for no expiry; got {type(ttl).__name__}"
-        )
+        raise InvalidTTL(f"a TTL is a number of seconds, a timedelta, or None for no expiry; got {type(ttl).__name__}")
     if not 0 < seconds <= MAX_TTL:  # nan fails this too
         raise InvalidTTL(
             f"a TTL must be above 0 and at most {MAX_TTL:.0f} seconds (100 years), got {_short(ttl)}: "

@@ -50,7 +50,7 @@ _SOCKET_PATH_LIMIT = 100  # bytes; sun_path holds 104 on macOS, 108 on Linux, wi
 
 # Arguments: the private directory, then the server's command line. stdin is the pipe, stdout the data
 # directory's lock (which the server alone keeps), stderr the log. Signals are ignored only once the server
-# has started: it must not inherit that, or it would miss a TERM sent before it has installed its own handlers.
+# has started: it must not inherit that, or it would miss a TERM sent before its own handlers are there.
 _GUARDIAN = """
 umask 077
 directory=$1; shift

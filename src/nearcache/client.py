@@ -1,0 +1,371 @@
+"""[shell] A client: one named connection target, and what the caches on it share.
+
+A ``Client`` owns a lane per event loop, one more on the background loop for threads, and the flights, the namespaces
+and the breaker of the caches that use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .core.breaker import Breaker
+from .core.flights import Flights
+from .core.keys import Namespace
+from .core.records import Record
+from .errors import ConfigurationError, ConnectionFailed, NotInitialized
+from .transport.bridge import get_bridge
+from .transport.lane import Lane
+from .transport.memory import MemoryLink, get_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import redis.asyncio
+
+    from .settings import Settings
+    from .transport.embedded import EmbeddedServer
+    from .transport.endpoint import Endpoint
+    from .transport.lane import Command, Hook, Waiter, Wire
+
+__all__ = ["AnyLink", "Client", "ConnectionStatus", "RedisClientType"]
+
+_log = logging.getLogger("nearcache.connections")
+_SUMMARY_EVERY = 60.0  # seconds between two lines about an outage that goes on
+_MAX_NAMESPACES = 10_000  # names kept; past that the table starts anew
+
+
+class RedisClientType(enum.StrEnum):
+    """The two clients every application has."""
+
+    CACHE = "cache"
+    QUEUE = "queue"
+
+
+@dataclass(frozen=True)
+class ConnectionStatus(Record):
+    """How one client is.
+
+    Attributes:
+        connected: a connection is up in this process.
+        host: the server's host, the socket's path, or what stands for it.
+        port: the server's port; 0 where there is none.
+        db: the database.
+        latency: seconds of the last ping; None before the first.
+        server: what the server says it is, such as ``valkey 9.1.2``.
+        reconnects: times a connection was lost and came back.
+        breaker: ``closed``, ``open`` or ``half-open``.
+        last_error: why the connection was last lost or refused; None if it never was.
+    """
+
+    connected: bool
+    host: str
+    port: int
+    db: int
+    latency: float | None = None
+    server: str = ""
+    reconnects: int = 0
+    breaker: str = "closed"
+    last_error: str | None = None
+
+
+class _NoLink:
+    """Stands in for a lane that must not be used: every command fails at once."""
+
+    tracks = True
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self._error = error
+        self.counters: dict[bytes, int] = {}
+
+    def post(self, command: Command, waiter: Waiter) -> None:
+        waiter.set_exception(self._error())
+
+    def post_many(self, commands: Sequence[Command], waiter: Waiter, hook: Hook | None = None) -> None:
+        waiter.set_exception(self._error())
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+AnyLink = Lane | MemoryLink | _NoLink
+
+
+class Client:
+    """One named client.
+
+    Args:
+        name: ``cache``, ``queue``, or the name it was registered under.
+        endpoint: where it connects.
+        settings: deadlines and bounds.
+    """
+
+    def __init__(self, name: str, endpoint: Endpoint, settings: Settings) -> None:
+        if endpoint.kind in {"sentinel", "cluster"}:
+            raise ConfigurationError(
+                f"{name}: {endpoint.kind} URLs are understood but not served by this version: give the address of "
+                "one server (redis://host:port/db)"
+            )
+        self.name = name
+        self.endpoint = endpoint
+        self.settings = settings
+        self.flights = Flights()
+        self.breaker = Breaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
+        self._namespaces: dict[str, Namespace] = {}
+        self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
+        self._lock = threading.Lock()
+        self._memory = MemoryLink(get_store(endpoint.name, endpoint.db)) if endpoint.kind == "memory" else None
+        self._embedded: EmbeddedServer | None = None
+        self._driver: redis.asyncio.Redis | None = None
+        self._broken = _NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
+        self.open = True
+        self._latency: float | None = None
+        self._reconnects = 0
+        self._server = ""
+        self._last_error: str | None = None
+        self._down_since: float | None = None
+        self._last_line = 0.0
+        self._attempts = 0
+        _clients.add(self)
+
+    # -- links
+
+    def link(self) -> AnyLink:
+        """The connection for the running event loop."""
+        if not self.breaker.closed and not self.breaker.allow():
+            return self._broken
+        lane = self._lanes.get(asyncio.get_running_loop())
+        return lane if lane is not None else self._new_link(asyncio.get_running_loop())
+
+    def thread_link(self) -> AnyLink:
+        """The connection on the background loop, for threads."""
+        if not self.breaker.closed and not self.breaker.allow():
+            return self._broken
+        bridge = get_bridge()
+        lane = self._lanes.get(bridge.loop)
+        return lane if lane is not None else self._new_link(bridge.loop)
+
+    def _new_link(self, loop: asyncio.AbstractEventLoop) -> AnyLink:
+        if not self.open:
+            raise NotInitialized(f"client {self.name!r} is closed: call initialize() again")
+        if self._memory is not None:
+            return self._memory
+        if loop is not asyncio._get_running_loop():
+            return get_bridge().run(_on_its_loop(self._new_link, loop))
+        with self._lock:
+            if loop in self._lanes:
+                return self._lanes[loop]
+            for other in [other for other in self._lanes if other.is_closed()]:
+                del self._lanes[other]
+            settings = self.settings
+            lane = self._lanes[loop] = Lane(
+                loop,
+                self._open_wire,
+                command_timeout=settings.command_timeout,
+                connect_timeout=settings.connect_timeout,
+                max_in_flight=settings.max_in_flight,
+                breaker=self.breaker,
+                on_state=self._changed,
+            )
+            return lane
+
+    async def _open_wire(self, kill: int | None) -> Wire:
+        from .transport.handshake import open_wire
+
+        socket_path = None
+        if self.endpoint.kind == "embedded":
+            socket_path = await asyncio.to_thread(self._start_embedded)
+        return await open_wire(
+            self.endpoint,
+            command_timeout=self.settings.command_timeout,
+            client_name=f"nearcache-{self.name}",
+            kill=kill,
+            socket_path=socket_path,
+        )
+
+    def _start_embedded(self) -> str:
+        from .transport.embedded import acquire
+
+        with self._lock:
+            if self._embedded is None:
+                self._embedded = acquire(self.endpoint.path)
+        return self._embedded.ensure()
+
+    # -- what the caches on it share
+
+    def namespace(self, name: str) -> Namespace:
+        """The namespace of that name under the application's prefix."""
+        try:
+            return self._namespaces[name]
+        except (KeyError, TypeError):
+            namespace = Namespace(name, self.settings.prefix)
+        if len(self._namespaces) >= _MAX_NAMESPACES:
+            self._namespaces.clear()
+        self._namespaces[name] = namespace
+        return namespace
+
+    # -- life
+
+    async def connect(self) -> None:
+        """Wait for the first attempt to connect from the running loop.
+
+        Raises:
+            ConnectionFailed: it failed. The lane goes on trying in the background.
+        """
+        if self._memory is None:
+            link = self.link()
+            if isinstance(link, Lane):
+                await link.connected_or_raise()
+        await self.ping()
+
+    async def ping(self) -> str:
+        """``PONG``, and note how long it took.
+
+        Raises:
+            ConnectionFailed: the server does not answer.
+        """
+        link = self.link()
+        began = time.perf_counter()
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        link.post(("PING",), waiter)
+        answer = await waiter
+        if isinstance(answer, Exception):
+            raise ConnectionFailed(f"client {self.name!r}: {answer}") from answer
+        self._latency = time.perf_counter() - began
+        return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+    async def aclose(self) -> None:
+        """Let what is in flight finish, then close every connection, whichever loop it is on. Idempotent."""
+        self.open = False
+        here = asyncio.get_running_loop()
+        with self._lock:
+            lanes, self._lanes = self._lanes, {}
+        for loop, lane in lanes.items():
+            if loop is here:
+                await lane.aclose()
+            elif loop.is_running():
+                closing = asyncio.run_coroutine_threadsafe(lane.aclose(), loop)
+                await asyncio.wait([asyncio.wrap_future(closing)], timeout=self.settings.command_timeout + 1)
+            elif not loop.is_closed():
+                lane.drop()
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await driver.aclose()
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            await asyncio.to_thread(embedded.release)
+
+    def forget_in_child(self) -> None:
+        """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
+        _inherited.extend(self._lanes.values())
+        self._lanes = {}
+        self._lock = threading.Lock()
+        self.flights.forget()
+        self._driver = None
+
+    # -- how it is
+
+    @property
+    def connected(self) -> bool:
+        return self._memory is not None or any(lane.connected for lane in list(self._lanes.values()))
+
+    def status(self) -> ConnectionStatus:
+        return ConnectionStatus(
+            connected=self.open and self.connected,
+            host=self.endpoint.host,
+            port=self.endpoint.port,
+            db=self.endpoint.db,
+            latency=self._latency,
+            server="memory" if self._memory is not None else self._server,
+            reconnects=self._reconnects,
+            breaker=self.breaker.state,
+            last_error=self._last_error,
+        )
+
+    def _changed(self, lane: Lane, error: Exception | None) -> None:
+        """A lane came up or went down: one log line per change of the client's state, one a minute between."""
+        now = time.monotonic()
+        where = f"{self.name} client: {self.endpoint.address} db {self.endpoint.db}"
+        if error is None:
+            self._server = lane.server
+            self._reconnects += lane.connects > 1
+            if self._down_since is not None:
+                _log.warning("%s: reconnected after %.1f s, %d attempts", where, now - self._down_since, self._attempts)
+            elif lane.connects == 1:
+                _log.info("%s: connected (%s)", where, lane.server)
+            self._down_since = None
+            return
+        self._last_error = str(error)
+        self._attempts += 1
+        if self._down_since is None:
+            self._down_since, self._last_line, self._attempts = now, now, 1
+            _log.warning("%s: connection failed: %s", where, error)
+        elif now - self._last_line >= _SUMMARY_EVERY:
+            self._last_line = now
+            _log.warning(
+                "%s: still down after %.0f s and %d attempts: %s",
+                where,
+                now - self._down_since,
+                self._attempts,
+                error,
+            )
+
+    def driver(self) -> redis.asyncio.Redis:
+        """redis-py's client on the same settings, for commands nearcache does not wrap.
+
+        Raises:
+            ConfigurationError: ``memory://`` has no server.
+        """
+        if self._memory is not None:
+            raise ConfigurationError(f"client {self.name!r} is {self.endpoint.address}: there is no server to talk to")
+        if self._driver is None:
+            import redis.asyncio
+
+            path = self._start_embedded() if self.endpoint.kind == "embedded" else self.endpoint.path
+            self._driver = redis.asyncio.Redis(**_driver_arguments(self.endpoint, self.settings, path))
+        return self._driver
+
+
+async def _on_its_loop(make: Callable[[asyncio.AbstractEventLoop], AnyLink], loop: Any) -> AnyLink:
+    return make(loop)
+
+
+def _driver_arguments(endpoint: Endpoint, settings: Settings, path: str | None) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "db": endpoint.db,
+        "username": endpoint.username,
+        "password": endpoint.password,
+        "socket_timeout": settings.command_timeout,
+        "socket_connect_timeout": settings.connect_timeout,
+    }
+    if path is not None:
+        return {**arguments, "unix_socket_path": path}
+    arguments |= {"host": endpoint.host, "port": endpoint.port}
+    if endpoint.tls:
+        arguments |= {
+            "ssl": True,
+            "ssl_ca_certs": endpoint.ssl_ca_certs,
+            "ssl_certfile": endpoint.ssl_certfile,
+            "ssl_keyfile": endpoint.ssl_keyfile,
+            "ssl_check_hostname": endpoint.ssl_check_hostname,
+        }
+    return arguments
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_inherited: list[Lane] = []  # a forked child keeps these, untouched: closing one would disturb the parent's poller
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client.forget_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork)
