@@ -140,7 +140,10 @@ class AsyncCache(CacheBase):
             CodecError: the value cannot be encoded; nothing was written.
             InvalidTTL: zero, negative, or not a time.
         """
-        return await self.set_many({key: value}, ttl=ttl, namespace=namespace)
+        core = self._core
+        link = core.client.link()
+        site = core.in_namespace(namespace)
+        return await _drive(link, core.plans.set_many(link, site, {site.key(key): value}, core.milliseconds(ttl)))
 
     async def set_many(
         self, values: Mapping[str, Any], *, ttl: TTL | Default = DEFAULT, namespace: str | None = None

@@ -101,7 +101,10 @@ class Cache(CacheBase):
 
     def set(self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None) -> bool:
         """Store a value; whether the server has it."""
-        return self.set_many({key: value}, ttl=ttl, namespace=namespace)
+        core = self._core
+        link = core.client.thread_link()
+        site = core.in_namespace(namespace)
+        return _drive(link, core.plans.set_many(link, site, {site.key(key): value}, core.milliseconds(ttl)))
 
     def set_many(
         self, values: Mapping[str, Any], *, ttl: TTL | Default = DEFAULT, namespace: str | None = None

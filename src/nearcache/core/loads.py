@@ -130,7 +130,7 @@ class Loads:
                 self._flights.land(flights[key], raw)
             missing = [key for key in flights if key not in valid]
             if missing:
-                outcome = yield from self._load(flights, missing, loading, version or 0)
+                outcome = yield from self._load(flights, missing, loading, version)
                 for key in missing if outcome.error is not None else ():
                     self._flights.land(flights[key], error=outcome.error)
                 raws: Mapping[bytes, bytes] = outcome.value or {}

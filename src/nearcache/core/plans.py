@@ -22,6 +22,7 @@ from .stats import Counters
 
 __all__ = ["Plans"]
 
+_NO_VERSION = -1  # what no entry carries
 _TRIES = 5  # how often a namespace may be cleared under one operation before that gives up
 
 _log = logging.getLogger("nearcache.cache")
@@ -70,7 +71,7 @@ class Plans:
         try:
             (raws,), version = yield from self._read(link, namespace, [("MGET", *keys.values())])
         except ServerError as error:
-            raws, version = [None] * len(keys), None
+            raws, version = [None] * len(keys), _NO_VERSION
             self._failed(error, None)
         for (key, stored), raw in zip(keys.items(), raws, strict=True):
             value = self._count_read(self._decode(raw, stored, version, type), stored)
@@ -89,10 +90,10 @@ class Plans:
             return -2
         return self._remote.remaining_seconds(pttl)
 
-    def _read(self, link: Link, namespace: Namespace, commands: list[Command]) -> Plan[tuple[list[Any], int | None]]:
+    def _read(self, link: Link, namespace: Namespace, commands: list[Command]) -> Plan[tuple[list[Any], int]]:
         """The replies to commands that read, and the version the namespace had when they were carried out.
 
-        The version is ``None`` when the namespace was cleared again and again meanwhile: nothing read is valid.
+        ``_NO_VERSION`` when the namespace was cleared again and again meanwhile: nothing that was read is valid.
         """
         replies: list[Any] = []
         for _ in range(_TRIES):
@@ -107,7 +108,7 @@ class Plans:
             replies = yield commands
             if link.counters.get(namespace.counter) == version:
                 return [self._remote.check(reply) for reply in replies], version
-        return [self._remote.check(reply) for reply in replies], None
+        return [self._remote.check(reply) for reply in replies], _NO_VERSION
 
     def _learn(self, link: Link, namespace: Namespace) -> Plan[int]:
         """Read the version of a namespace; on a tracking link, remember it until the server revokes it."""
@@ -117,13 +118,13 @@ class Plans:
             return int(self._remote.check(reply))
 
         def remember(replies: list[Any]) -> None:
-            if isinstance(replies[-1], bytes):
+            if link.tracks and isinstance(replies[-1], bytes):
                 link.counters[counter] = int(replies[-1])
 
         replies = yield Send([self._remote.TRACK_NEXT, self._remote.read_counter(counter)], remember)
         return int(self._remote.check(replies[-1]))
 
-    def _decode(self, raw: Any, key: bytes, version: int | None, type: Any) -> Any:
+    def _decode(self, raw: Any, key: bytes, version: int, type: Any) -> Any:
         if raw.__class__ is bytes:
             return self._codec.decode(raw, key, version, type)
         return ABSENT if raw is None else self._remote.check(raw)
@@ -145,7 +146,7 @@ class Plans:
 
     def peek(
         self, link: Link, namespace: Namespace, keys: Sequence[bytes], type: Any
-    ) -> Plan[tuple[dict[bytes, bytes], set[bytes], int | None]]:
+    ) -> Plan[tuple[dict[bytes, bytes], set[bytes], int]]:
         """Before a load: the valid values as stored, the keys a fill may write, and the version it has to carry.
 
         Counts nothing: the caller's own read did.
@@ -153,16 +154,16 @@ class Plans:
         try:
             (raws,), version = yield from self._read(link, namespace, [("MGET", *keys)])
         except ServerError as error:
-            return self._failed(error, ({}, set(), None))
+            return self._failed(error, ({}, set(), 0))
         valid: dict[bytes, bytes] = {}
         fillable: set[bytes] = set()
         for key, raw in zip(keys, raws, strict=True):
             value = ABSENT if raw is None else self._codec.decode(raw, key, version, type)
             if not isinstance(value, Miss):
                 valid[key] = raw
-            elif value is not Miss.FOREIGN:
+            elif value is not Miss.FOREIGN and version != _NO_VERSION:
                 fillable.add(key)
-        return valid, fillable, version
+        return valid, fillable, max(version, 0)
 
     def fill(self, link: Link, values: Mapping[bytes, bytes], ttl_ms: int | None) -> Plan[None]:
         """After a load: store what is encoded already."""
@@ -183,6 +184,8 @@ class Plans:
         Raises:
             CodecError: one cannot be encoded; then none is sent.
         """
+        if not values:
+            return True
         self._flights.detach(values)
         try:
             done = yield from self._store(link, namespace, values, ttl_ms)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from ..connections import get_multi_redis_connection_manager
 from ..errors import NearcacheError
 from ..services import get_default_cache
 from . import rules
@@ -24,26 +25,27 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_Stored = tuple[Literal[200], list[tuple[bytes, bytes]], bytes]  # status, headers, body
 _MAX_BODY = 1 << 20  # bytes of a body that is kept while it streams by; larger ones are not stored
 
 _log = logging.getLogger("nearcache.http")
+_lifespans: set[object] = set()  # of applications in this process: the clients they share end with the last one
 
 
 class HTTPCacheMiddleware:
     """Answers ``GET`` requests from the cache, and stores responses with status 200 that may be shared.
 
-    Stands in front of any ASGI application. Requests with ``Authorization`` or ``Cookie``, and responses with
-    ``Set-Cookie``, ``Vary``, ``private``, ``no-store`` or ``no-cache``, pass through. Trouble with the cache is never
-    trouble of the application.
+    Stands in front of any ASGI application. Requests with ``Authorization``, ``Cookie`` or another credential, and
+    responses with ``Set-Cookie``, ``Vary``, ``private``, ``no-store`` or ``no-cache``, pass through. Trouble with the
+    cache is never trouble of the application.
 
     Args:
         app: the application.
-        cache: where responses go; left out, the default cache, which the middleware then connects by itself, in
-            the lifespan or on the first request.
-        settings: for connecting; the environment's when left out.
+        cache: where responses go, connected by the caller; left out, the default cache, which the middleware connects
+            in the lifespan, or before the first request where there is none, and disconnects at shutdown.
+        settings: for connecting the default cache; the environment's when left out.
         ttl: seconds a response is kept when it does not say so itself.
-        on_startup: awaited before the application starts up, instead of connecting the cache.
-        on_shutdown: awaited when the application has shut down.
+        connect: awaited instead of connecting the default cache.
     """
 
     def __init__(
@@ -53,122 +55,172 @@ class HTTPCacheMiddleware:
         settings: Settings | None = None,
         *,
         ttl: float = 300,
-        on_startup: Callable[[], Awaitable[None]] | None = None,
-        on_shutdown: Callable[[], Awaitable[None]] | None = None,
+        connect: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.app = app
         self.cache = cache if cache is not None else get_default_cache()
         self._settings = settings
         self._ttl = ttl
-        self._on_startup = on_startup or self._connect
-        self._on_shutdown = on_shutdown
-        self._connected = cache is not None
+        self._connect = connect or self._connect_default
+        self._connects = self._late = cache is None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if rules.may_share(scope["method"], scope["headers"]):
-                await self._answer(scope, receive, send)
-                return
-        elif scope["type"] == "lifespan":
-            receive, send = self._around_lifespan(receive, send)
-        await self.app(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key = rules.route_key(
-            scope.get("scheme", "http"),
-            next((value for name, value in scope["headers"] if name == b"host"), b""),
-            scope.get("raw_path") or quote(scope["path"]).encode("ascii"),
-            scope.get("query_string", b""),
-        )
+        if scope["type"] == "lifespan":
+            await (self._lifespan if self._connects else self.app)(scope, receive, send)
+            return
+        if self._late:
+            await self._connect_late()
+        if scope["type"] != "http" or not rules.may_share(scope["method"], scope["headers"]) or rules.is_personal(scope):
+            await self.app(scope, receive, send)
+            return
+        key = rules.route_key(scope)
         stored = await self._get(key)
         if stored is None:
-            capture = _Capture(send, self._ttl)
-            await self.app(scope, receive, capture)
-            if (response := capture.response()) is not None:
-                await self._set(key, *response)
+            recorder = _Recorder(scope, receive, send, self._ttl, lambda *response: self._set(key, *response))
+            await self.app(scope, recorder.receive, recorder.send)
             return
         status, headers, body = stored
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _get(self, key: str) -> Any:
+    async def _get(self, key: str) -> _Stored | None:
         try:
-            if not self._connected:
-                await self._connect()
-            return await self.cache.get(key)
+            return await self.cache.get(key, type=_Stored)
         except NearcacheError:
             _log.debug("no cache for %s", key, exc_info=True)
-            return None
+        except Exception:
+            _log.exception("no cache for %s", key)
+        return None
 
-    async def _set(self, key: str, lifetime: float, response: list[Any]) -> None:
+    async def _set(self, key: str, lifetime: float, response: _Stored) -> None:
         try:
             await self.cache.set(key, response, ttl=lifetime)
         except NearcacheError:
             _log.debug("not stored: %s", key, exc_info=True)
+        except Exception:
+            _log.exception("not stored: %s", key)
 
-    async def _connect(self) -> None:
+    async def _connect_default(self) -> None:
         await self.cache.initialize(self._settings)
-        self._connected = True
 
-    def _around_lifespan(self, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    async def _connect_late(self) -> None:
+        """For a server, a test client or an application that knows no lifespan."""
+        try:
+            await self._connect()
+        except Exception:
+            _log.exception("no cache: it could not be connected")
+        self._late = False
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Connected before the application starts, disconnected when it has ended, however it ends."""
+        lifespan = object()
+
         async def starting() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                await self._on_startup()
+                try:
+                    await self._connect()
+                except Exception as error:
+                    # Without this message servers think that the application knows no lifespan, and go on.
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+                self._late = False
+                _lifespans.add(lifespan)
             return message
 
         async def ending(message: Message) -> None:
-            if self._on_shutdown is not None and message["type"] in _ENDS:
-                await self._on_shutdown()
+            if message["type"] in _ENDS:
+                await self._end(lifespan)
             await send(message)
 
-        return starting, ending
+        try:
+            await self.app(scope, starting, ending)
+        finally:
+            await self._end(lifespan)
+
+    async def _end(self, lifespan: object) -> None:
+        if lifespan not in _lifespans:
+            return
+        _lifespans.discard(lifespan)
+        self._late = True
+        if not _lifespans:
+            try:
+                await get_multi_redis_connection_manager().disconnect_all()
+            except Exception:
+                _log.exception("could not disconnect")
 
 
 _ENDS = frozenset(["lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"])
 
 
-class _Capture:
-    """A ``send`` that passes every message on at once, and keeps a copy of a response that may be stored."""
+class _Recorder:
+    """Passes every message on at once, and hands a copy of a response that may be stored to ``store``.
 
-    def __init__(self, send: Send, ttl: float) -> None:
+    What it keeps it takes before it passes a message on: middleware in front changes messages in place.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ttl: float,
+        store: Callable[[float, _Stored], Awaitable[None]],
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
         self._send = send
         self._ttl = ttl
+        self._store = store
+        self._gone = False  # the client: an application that knows may end its response early
         self._lifetime: float | None = None
-        self._headers: list[list[bytes]] = []
-        self._status = 0
+        self._headers: list[tuple[bytes, bytes]] = []
         self._body = bytearray()
-        self._complete = False
 
-    async def __call__(self, message: Message) -> None:
-        await self._send(message)
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._gone = self._gone or message["type"] == "http.disconnect"
+        return message
+
+    async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
-            headers = message.get("headers", ())
-            self._status = message["status"]
-            if not message.get("trailers"):
-                self._lifetime = rules.lifetime(self._status, headers, self._ttl)
-            if self._lifetime is not None:
-                self._headers = [[bytes(name), bytes(value)] for name, value in headers]
-        elif self._lifetime is None:
-            return
-        elif kind == "http.response.body":
-            self._body += message.get("body", b"")
-            self._complete = not message.get("more_body", False)
-            if len(self._body) > _MAX_BODY:
-                self._lifetime = None
-                self._body.clear()
+            self._begin(message)
+        elif kind == "http.response.body" and self._lifetime is not None:
+            self._keep(message.get("body", b""))
         else:
             self._lifetime = None  # the body travels by another way: a file sent by path, for one
+        complete = kind == "http.response.body" and not message.get("more_body", False)
+        lifetime = self._lifetime
+        try:
+            await self._send(message)
+        except BaseException:
+            self._lifetime = None
+            raise
+        if lifetime is not None and complete and not self._gone and self._has_its_length():
+            self._lifetime = None
+            # Before the application goes on to background tasks, whose invalidations must not be undone by this.
+            await self._store(lifetime, (200, self._headers, bytes(self._body)))
 
-    def response(self) -> tuple[float, list[Any]] | None:
-        """How long to keep what, once the application has returned; None when it may not be stored."""
-        if self._lifetime is None or not self._complete:
-            return None
-        for name, value in self._headers:
-            if name.lower() == b"content-length" and value != b"%d" % len(self._body):
-                return None  # cut short
-        return self._lifetime, [self._status, self._headers, bytes(self._body)]
+    def _begin(self, message: Message) -> None:
+        # An iterator can be read once: the next in line gets the list.
+        headers = message["headers"] = list(message.get("headers", ()))
+        if message.get("trailers") or rules.is_personal(self._scope):
+            return
+        self._lifetime = rules.lifetime(message["status"], headers, self._ttl)
+        if self._lifetime is not None:
+            self._headers = [(bytes(name), bytes(value)) for name, value in headers]
+
+    def _keep(self, part: bytes) -> None:
+        if len(self._body) + len(part) > _MAX_BODY:
+            self._lifetime = None
+            self._body.clear()
+        else:
+            self._body += part
+
+    def _has_its_length(self) -> bool:
+        length = b"%d" % len(self._body)
+        return all(value == length for name, value in self._headers if name.lower() == b"content-length")
 
 
 class RequestLogMiddleware:
@@ -190,7 +242,7 @@ class RequestLogMiddleware:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 0
+        status = 500  # what servers answer when an application ends without a word
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -209,7 +261,7 @@ class RequestLogMiddleware:
                 "%s %s %d %.1f ms, hit ratio %.1f %%",
                 scope["method"],
                 # Quoted: a path may hold line breaks, and a log line is one line.
-                quote(url, safe="/?&=%:,+~!*'();@$[]"),
+                quote(url, safe="/?&=%:,+~!*'();@$[]", errors="surrogatepass"),
                 status,
                 duration,
                 stats.hit_ratio,

@@ -1,4 +1,4 @@
-"""Typed dependencies for FastAPI routes, after ``cache_plugin(app)``.
+"""[shell] Typed dependencies for FastAPI routes, after ``cache_plugin(app)``.
 
 @app.get("/users/{user_id}")
 async def user(user_id: str, cache: ApiCache) -> dict: ...
@@ -17,12 +17,15 @@ from ..errors import NotInitialized
 __all__ = ["ApiCache", "SessionCache", "get_api_cache", "get_session_cache"]
 
 
-def get_api_cache(connection: HTTPConnection) -> AsyncCache:
+# Asynchronous, because FastAPI sends synchronous dependencies through a thread.
+
+
+async def get_api_cache(connection: HTTPConnection) -> AsyncCache:
     """The application's API cache."""
     return _from_state(connection, "api_cache")
 
 
-def get_session_cache(connection: HTTPConnection) -> AsyncCache:
+async def get_session_cache(connection: HTTPConnection) -> AsyncCache:
     """The application's session cache."""
     return _from_state(connection, "session_cache")
 

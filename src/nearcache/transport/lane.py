@@ -266,7 +266,7 @@ class Lane:
         self._first = loop.create_future()
         self._keeper = loop.create_task(self._keep_up(), name="nearcache-lane")
         self.counters: dict[bytes, int] = {}
-        self.tracks = False
+        self.tracks = True  # until a connection says otherwise: hooks look again when the reply is there
         self.connects = 0
 
     # -- asking

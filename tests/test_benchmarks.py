@@ -1,0 +1,75 @@
+"""The benchmarks run and report every cell. How fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_ROOT = Path(__file__).parent.parent
+_QUICK = ("--rounds", "1", "--seconds", "0.05")
+
+
+def _run(*arguments: str, without: str = "") -> subprocess.CompletedProcess[str]:
+    """``python -m benchmarks``; ``without`` names a module that is not to be found."""
+    program = f"import runpy, sys; {f'sys.modules[{without!r}] = None; ' if without else ''}"
+    program += "runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=50
+    )
+
+
+def _cells(report: dict[str, Any]) -> set[tuple[Any, ...]]:
+    names = ("loop", "op", "size", "callers", "contender")
+    return {tuple(cell[name] for name in names) for cell in report["cells"]}
+
+
+def test_remote_measures_every_cell(tmp_path: Path) -> None:
+    file = tmp_path / "remote.json"
+    done = _run("remote", *_QUICK, "--only", "nearcache,lane,redis-py", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    contenders = ("nearcache", "lane", "redis-py")
+    loops = ("asyncio", "uvloop")
+    assert _cells(report) == set(product(loops, ("GET", "SET"), (200, 5000), (1, 16, 128), contenders))
+    for cell in report["cells"]:
+        assert len(cell["rates"]) == 1
+        assert cell["median"] == cell["rates"][0] > 0
+    assert {cell["ratio"] for cell in report["cells"] if cell["contender"] == "redis-py"} == {1.0}
+    assert {(each["loop"], each["op"]) for each in report["latency_ms"]} == set(product(loops, ("GET", "SET")))
+    assert "redis 8" in report["environment"]["packages"]
+    assert "GET 5000 bytes, uvloop" in done.stdout
+
+
+def test_sync_measures_both_loops(tmp_path: Path) -> None:
+    file = tmp_path / "sync.json"
+    done = _run("sync", *_QUICK, "--only", "GET,200,1,4", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    contenders = ("nearcache", "redis-py")
+    assert _cells(json.loads(file.read_text())) == set(
+        product(("asyncio", "uvloop"), ("GET",), (200,), (1, 4), contenders)
+    )
+
+
+@pytest.mark.parametrize(("module", "missing"), [("coredis", "coredis"), ("uvloop", "uvloop")])
+def test_what_is_not_installed_is_reported(module: str, missing: str, tmp_path: Path) -> None:
+    file = tmp_path / "remote.json"
+    chosen = "nearcache,coredis,GET,200,1"
+    done = _run("remote", *_QUICK, "--only", chosen, "--json", str(file), without=module)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert set(report["missing"]) == {missing}
+    assert not any(missing in cell for cell in _cells(report))
+    assert any("nearcache" in cell for cell in _cells(report))
+    assert "not measured" in done.stdout
+
+
+def test_a_word_that_names_nothing_is_refused() -> None:
+    done = _run("remote", "--only", "nearcash")
+    assert done.returncode == 2
+    assert "nearcash: not among" in done.stderr
