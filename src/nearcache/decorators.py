@@ -14,12 +14,13 @@ from datetime import date, time
 from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 from urllib.parse import quote
 from uuid import UUID
 
 from .codec.values import dumps
-from .core.ttl import TTL
+from .core.keys import Namespace
+from .core.ttl import TTL, milliseconds
 from .errors import CodecError, ConfigurationError, InvalidKey
 from .sentinels import DEFAULT, Default
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Cached", "CachedFunction"]
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
+_MakeKey = Callable[..., str]
 
 
 class CachedFunction(Generic[P, T]):
@@ -43,7 +46,7 @@ class CachedFunction(Generic[P, T]):
     def __init__(
         self,
         function: Callable[P, T],
-        make_key: Callable[..., str],
+        make_key: _MakeKey,
         call: Callable[..., Any],
         delete: Callable[..., Any],
     ) -> None:
@@ -65,10 +68,18 @@ class CachedFunction(Generic[P, T]):
         """Remove the result for these arguments; for an ``async`` function, to be awaited. Whether it was there."""
         return self._delete(self._make_key(*args, **kwargs))
 
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[S, P], T], instance: S, owner: type | None = None
+    ) -> CachedFunction[P, T]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method: bound to the instance, like a function."""
         if instance is None:
             return self
-        return functools.partial(cast("Callable[..., Any]", self), instance)
+        bound = functools.partial(cast("Callable[..., Any]", self.uncached), instance)
+        return CachedFunction(bound, functools.partial(self._make_key, instance), self._call, self._delete)
 
 
 class Cached:
@@ -98,75 +109,148 @@ class Cached:
         Args:
             function: the function, when used without options.
             ttl: seconds, a ``timedelta``, or ``None`` for no expiry; the cache's own when left out.
-            key: a template over the function's parameters, such as ``"user:{user_id}"``; made from module, name and
-                all arguments when left out.
+            key: a template over the function's parameters, such as ``"user:{user_id}"``, in which an argument takes
+                part as its text (``1`` and ``"1"`` share a key); made from module, name and all arguments when left
+                out. Functions that a loop or a factory makes share module and name: give each a key.
             namespace: another namespace of the same client.
 
         Raises:
-            ConfigurationError: the template names what is no parameter.
+            ConfigurationError: the template names what is no parameter, or could give two lists of arguments one key;
+                or there is no template and the function has no name of its own.
             InvalidKey: at a call, an argument has no stable key; names it, and the remedy.
+            InvalidTTL, InvalidNamespace: as for ``set``.
         """
         if function is None:
             return lambda function: self(function, ttl=ttl, key=key, namespace=namespace)
-        make_key = _template_key(function, key) if key is not None else _default_key(function)
-        cache = self._asynchronous if inspect.iscoroutinefunction(function) else self._synchronous
+        if not isinstance(ttl, Default):
+            milliseconds(ttl)
+        if namespace is not None:
+            Namespace(namespace)
+        make_key = _default_key(function) if key is None else _template_key(function, key)
+        cache = self._asynchronous if _is_async(function) else self._synchronous
         get_or_set = functools.partial(cache.get_or_set, ttl=ttl, namespace=namespace)
         delete = functools.partial(cache.delete, namespace=namespace)
         return CachedFunction(function, make_key, get_or_set, delete)
 
 
-def _template_key(function: Callable[..., Any], template: str) -> Callable[..., str]:
+def _is_async(function: Any) -> bool:
+    """Its colour. What cannot be cached, or only wrongly, is refused."""
+    if isinstance(function, staticmethod | classmethod) or not callable(function):
+        raise ConfigurationError(
+            f"cached() decorates functions, not a {type(function).__name__}: put it under @staticmethod and "
+            "@classmethod, and give options by name, as in cached(key=...)"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{_name(function)} is a generator, which is used up once read: return a list")
+    return any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _template_key(function: Callable[..., Any], template: str) -> _MakeKey:
     signature = inspect.signature(function)
-    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-    for field in fields:
-        if field not in signature.parameters:
-            raise ConfigurationError(
-                f"key={template!r}: {field!r} is no parameter of {function.__qualname__}; it has "
-                f"{', '.join(signature.parameters) or 'none'}"
-            )
+    names, escapes = _parse(template, signature, _name(function))
 
     def make_key(*args: Any, **kwargs: Any) -> str:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        parts = {name: _text(bound.arguments[name], name, function) for name in fields}
-        return template.format_map(parts)
+        return template.format_map({name: _text(bound.arguments[name], name, function, escapes) for name in names})
 
     return make_key
 
 
-def _default_key(function: Callable[..., Any]) -> Callable[..., str]:
+# What ``quote`` leaves as it is, besides letters and digits.
+_UNQUOTED = " _.-~"
+
+
+def _parse(template: str, signature: inspect.Signature, function: str) -> tuple[list[str], dict[str, str]]:
+    """The parameters a template names, and what has to be escaped in arguments, so that they stay apart.
+
+    Between two fields there has to be a character that no argument's text contains.
+    """
+    wrong = f"key={template!r} of {function}: "
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigurationError(f"{wrong}{error}; a template looks like 'user:{{user_id}}'") from None
+    names: list[str] = []
+    escapes: dict[str, str] = {}
+    for literal, name, form, conversion in fields:
+        if name is None:
+            continue
+        if name not in signature.parameters:
+            known = ", ".join(signature.parameters) or "none"
+            raise ConfigurationError(f"{wrong}{name!r} is no parameter; it has {known}")
+        if form or conversion:
+            raise ConfigurationError(f"{wrong}{name!r} has a format or a conversion: a field is a parameter's name")
+        if names and all(char.isalnum() and char.isascii() or char in _UNQUOTED + "%" for char in literal):
+            separator = next((char for char in literal if char in _UNQUOTED), None)
+            if separator is None:
+                raise ConfigurationError(f"{wrong}{names[-1]!r} and {name!r} run into each other: put a ':' between")
+            escapes[separator] = f"%{ord(separator):02X}"
+        names.append(name)
+    return names, escapes
+
+
+def _text(value: Any, parameter: str, function: Callable[..., Any], escapes: dict[str, str]) -> str:
+    """An argument as part of a key: escaped, so that no two lists of arguments make the same key."""
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None:
+        return "%None"  # no text looks like it when it is quoted
+    if not isinstance(value, (str, int, float, UUID, Decimal, date, time)):
+        raise _no_stable_key(parameter, value, function)
+    try:
+        text = quote(str(value), safe=" ", errors="surrogatepass")
+    except ValueError as error:  # an integer of more digits than Python prints
+        raise _no_stable_key(parameter, value, function) from error
+    for char, escape in escapes.items():
+        text = text.replace(char, escape)
+    return text
+
+
+def _default_key(function: Callable[..., Any]) -> _MakeKey:
+    name = getattr(function, "__qualname__", "<none>")
+    if name.endswith(("<lambda>", "<none>")):
+        raise ConfigurationError(f"{type(function).__name__} {name} has no name to make keys from: give key='...'")
+    name = f"{function.__module__}.{name}"
     signature = inspect.signature(function)
-    name = f"{function.__module__}.{function.__qualname__}"
-    variadic = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
 
     def make_key(*args: Any, **kwargs: Any) -> str:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         digest = blake2b(digest_size=16)
         for parameter, value in bound.arguments.items():
-            # Keyword arguments come in the caller's order; the same call in another order is the same call.
-            stable = sorted(value.items()) if parameter == variadic else value
             try:
-                encoded = dumps(stable)
-            except CodecError as error:
+                encoded = _stable(value)
+            except (CodecError, RecursionError) as error:
                 raise _no_stable_key(parameter, value, function) from error
-            digest.update(b"%d:%b%d:%b" % (len(parameter), parameter.encode(), len(encoded), encoded))
+            digest.update(b"%d:%b%b" % (len(parameter), parameter.encode(), encoded))
         return f"{name}:{digest.hexdigest()}"
 
     return make_key
 
 
-def _text(value: Any, parameter: str, function: Callable[..., Any]) -> str:
-    """An argument as part of a key: escaped, so that no two lists of arguments make the same key."""
-    if isinstance(value, Enum):
-        value = value.value
-    if value is None or isinstance(value, (str, int, float, UUID, Decimal, date, time)):
-        return quote(str(value), safe=" ")
-    raise _no_stable_key(parameter, value, function)
+def _stable(value: Any) -> bytes:
+    """Equal values give equal bytes, in every process: sets and dicts have no order. Tells its own length."""
+    kind: type = type(value)
+    if kind is set or kind is frozenset:
+        parts = sorted(map(_stable, value))
+    elif kind is dict:
+        parts = sorted(_stable(key) + _stable(part) for key, part in value.items())
+    elif kind is list or kind is tuple:
+        parts = list(map(_stable, value))
+    else:
+        encoded = dumps(value)
+        return b"%d:%b" % (len(encoded), encoded)
+    body = b"".join(parts)
+    return b"%b%d:%b" % (kind.__name__.encode(), len(body), body)
 
 
 def _no_stable_key(parameter: str, value: object, function: Callable[..., Any]) -> InvalidKey:
     return InvalidKey(
-        f"argument {parameter!r} of {function.__qualname__} is a {type(value).__name__}, which has no stable key: "
+        f"argument {parameter!r} of {_name(function)} is a {type(value).__name__}, which has no stable key: "
         "pass an id instead, or give a template with key=..."
     )

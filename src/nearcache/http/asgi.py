@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from ..connections import get_multi_redis_connection_manager
+from ..core.ttl import milliseconds
 from ..errors import NearcacheError
 from ..services import get_default_cache
 from . import rules
@@ -46,6 +47,9 @@ class HTTPCacheMiddleware:
         settings: for connecting the default cache; the environment's when left out.
         ttl: seconds a response is kept when it does not say so itself.
         connect: awaited instead of connecting the default cache.
+
+    Raises:
+        InvalidTTL: zero, negative, or not a time.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class HTTPCacheMiddleware:
         self.app = app
         self.cache = cache if cache is not None else get_default_cache()
         self._settings = settings
+        milliseconds(ttl)  # a wrong one is refused now, not when the first response is to be stored
         self._ttl = ttl
         self._connect = connect or self._connect_default
         self._connects = self._late = cache is None

@@ -17,7 +17,7 @@ from ..errors import NotInitialized
 __all__ = ["ApiCache", "SessionCache", "get_api_cache", "get_session_cache"]
 
 
-# Asynchronous, because FastAPI sends synchronous dependencies through a thread.
+# Asynchronous: FastAPI calls a synchronous dependency in a thread.
 
 
 async def get_api_cache(connection: HTTPConnection) -> AsyncCache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ..core.ttl import milliseconds
 from ..services import CacheServiceFactory, get_default_cache, get_session_cache
 from .asgi import HTTPCacheMiddleware
 
@@ -32,7 +33,11 @@ def cache_plugin(app: Starlette, settings: Settings | None = None, *, ttl: float
         app: a FastAPI or Starlette application that has not started.
         settings: where to connect; the environment's when left out.
         ttl: seconds a response is kept when it does not say so itself.
+
+    Raises:
+        InvalidTTL: zero, negative, or not a time.
     """
+    milliseconds(ttl)  # the middleware is made when the application starts, which is late to hear of it
 
     async def connect() -> None:
         await asyncio.gather(

@@ -23,20 +23,67 @@ __all__ = ["AsyncWriteBehind", "WriteBehind"]
 
 _log = logging.getLogger("nearcache.write_behind")
 _WORKERS = 4
-_ATTEMPTS = 10  # with back-off: about 90 s
+_ATTEMPTS = 10  # with back-off: about 50 s
 _MAX_PENDING = 10_000  # more wait in set()
 _DRAIN = 10.0  # seconds ``drain`` takes at most
+_CANCEL = 1.0  # seconds more for writers that ``drain`` cut off
+_STRIPES = 64
 
 
-def _log_failure(write: Write, error: Exception, again: bool) -> None:
-    if again:
-        _log.warning("write-behind of %r failed, attempt %d: %r", write.key, write.attempt, error)
-    else:
-        _log.error("write-behind of %r given up after %d attempts: %r", write.key, write.attempt, error)
+class _Queue:
+    """What both shells share: the buffer, and what is said about it."""
+
+    def __init__(self) -> None:
+        self._buffer = Buffer(_ATTEMPTS)
+        self._failing = False
+        self._registered = False
+
+    @property
+    def pending(self) -> int:
+        """Values that have not reached the writer yet."""
+        return len(self._buffer)
+
+    def _register(self, drain: Callable[[], Any]) -> None:
+        """Have ``disconnect_all`` drain it, once."""
+        if self._registered:
+            return
+
+        def close() -> Any:
+            self._registered = False
+            return drain()
+
+        self._registered = True
+        get_multi_redis_connection_manager().at_close(close)
+
+    def _written(self, write: Write) -> None:
+        self._buffer.written(write)
+        if self._failing:
+            self._failing = False
+            _log.warning("write-behind: the writer works again, %d values are pending", self.pending)
+
+    def _failed(self, write: Write, error: BaseException) -> None:
+        """One line when the writer begins to fail, and one for each value that is lost."""
+        again = self._buffer.failed(write, time.monotonic())
+        if not again:
+            _log.error("write-behind of %r given up after %d attempts: %r", write.key, write.attempt, error)
+        elif not self._failing:
+            _log.warning("write-behind of %r failed: %r; it is retried, %d pending", write.key, error, self.pending)
+        else:
+            _log.debug("write-behind of %r failed, attempt %d: %r", write.key, write.attempt, error)
+        self._failing = True
+
+    def _drained(self) -> int:
+        self._buffer.relax()
+        if self.pending:
+            _log.error("write-behind: %d values did not reach the writer", self.pending)
+        return self.pending
 
 
-class AsyncWriteBehind:
-    """Made by ``AsyncCache.write_behind``."""
+class AsyncWriteBehind(_Queue):
+    """Made by ``AsyncCache.write_behind``.
+
+    Its workers run on the loop of the first ``set``; when that has ended, on the loop of the next.
+    """
 
     def __init__(
         self,
@@ -46,81 +93,109 @@ class AsyncWriteBehind:
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
     ) -> None:
+        super().__init__()
         self._cache = cache
         self._writer = writer
         self._ttl = ttl
         self._namespace = namespace
-        self._buffer = Buffer(_ATTEMPTS)
-        self._changed = asyncio.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
-        self._hurry = False
-
-    @property
-    def pending(self) -> int:
-        """Values that have not reached the writer yet."""
-        return len(self._buffer)
 
     async def set(self, key: str, value: Any) -> bool:
         """Cache ``value`` now and hand it to the writer soon; whether the server has it.
 
-        The writer gets it even when the cache is away. Waits when 10,000 values are pending.
+        The writer gets it even when the cache is away; it gets the object itself, which must not change any more.
+        Waits when 10,000 values are pending. What ``AsyncCache.set`` raises is raised here, and nothing is written.
         """
-        cached = await self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._buffer) < _MAX_PENDING)
-            if not self._workers:
-                self._hurry = False
-                get_multi_redis_connection_manager().at_close(self.drain)
-                self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
-            self._buffer.add(key, value)
-            self._changed.notify_all()
+        if (home := self._elsewhere()) is not None:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.set(key, value), home))
+        self._start()
+        while self.pending >= _MAX_PENDING:
+            await self._wait(None)
+        try:
+            cached = await self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
+        except asyncio.CancelledError:
+            self._add(key, value)  # readers may find it already
+            raise
+        self._add(key, value)
         return cached
 
     async def drain(self) -> int:
-        """Write what is pending, without waiting for back-off, for at most 10 s; how many are left, and lost."""
-        workers, self._workers = self._workers, []
-        if workers:
-            async with self._changed:
-                self._hurry = True
-                self._changed.notify_all()
-            _, late = await asyncio.wait(workers, timeout=_DRAIN)
-            for worker in late:
-                worker.cancel()
+        """Write what is pending, with short back-off, for about 10 s at most; how many are left, and lost."""
+        if (home := self._elsewhere()) is not None:
+            there = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.drain(), home))
+            await asyncio.wait([there], timeout=_DRAIN + 2 * _CANCEL)
+            return self.pending
+        deadline = time.monotonic() + _DRAIN
         if self.pending:
-            _log.error("write-behind: %d values did not reach the writer", self.pending)
-        return self.pending
+            self._start()
+            self._buffer.hasten()
+            self._news.set()
+        while self.pending and time.monotonic() < deadline:
+            await self._wait(deadline)
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.cancel()
+        if workers:
+            await asyncio.wait(workers, timeout=_CANCEL)
+        return self._drained()
+
+    def _elsewhere(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the workers, when it is another one and runs; when it has ended, this one takes over."""
+        here = asyncio.get_running_loop()
+        if self._loop is here:
+            return None
+        if self._loop is not None and self._loop.is_running():
+            return self._loop
+        self._loop = here
+        self._news = asyncio.Event()
+        self._workers = []
+        return None
+
+    def _start(self) -> None:
+        self._register(self.drain)
+        if all(worker.done() for worker in self._workers):
+            self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
+
+    def _add(self, key: str, value: Any) -> None:
+        self._buffer.add(key, value)
+        self._start()
+        self._news.set()
+
+    async def _wait(self, until: float | None) -> None:
+        """For anything to change; everybody who waits wakes up, and looks again."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(None if until is None else max(0.0, until - time.monotonic())):
+                await self._news.wait()
+        except TimeoutError:
+            pass
 
     async def _work(self) -> None:
-        while (write := await self._next()) is not None:
+        while True:
+            write = self._buffer.take(time.monotonic())
+            if write is None:
+                await self._wait(self._buffer.next_due())
+                continue
             try:
                 result = self._writer(write.key, write.value)
                 if inspect.isawaitable(result):
                     await result
             except Exception as error:
-                async with self._changed:
-                    again = self._buffer.failed(write, time.monotonic())
-                    _log_failure(write, error, again)
-                    self._changed.notify_all()
+                self._failed(write, error)
+            except BaseException as error:
+                task = asyncio.current_task()
+                if not isinstance(error, asyncio.CancelledError) or task is None or task.cancelling():
+                    self._buffer.put_back(write)
+                    raise
+                self._failed(write, error)  # something the writer waited for was cancelled, not this worker
             else:
-                async with self._changed:
-                    self._buffer.written(write)
-                    self._changed.notify_all()
-
-    async def _next(self) -> Write | None:
-        async with self._changed:
-            while True:
-                write = self._buffer.take(time.monotonic(), hurry=self._hurry)
-                if write is not None or (self._hurry and not self.pending):
-                    return write
-                due = self._buffer.next_due()
-                try:
-                    async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
+                self._written(write)
+            self._news.set()
 
 
-class WriteBehind:
+class WriteBehind(_Queue):
     """Made by ``Cache.write_behind``: the same with threads."""
 
     def __init__(
@@ -131,67 +206,79 @@ class WriteBehind:
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
     ) -> None:
+        super().__init__()
         self._cache = cache
         self._writer = writer
         self._ttl = ttl
         self._namespace = namespace
-        self._buffer = Buffer(_ATTEMPTS)
         self._changed = threading.Condition()
+        # The writer has to get the values of a key in the order in which the cache got them.
+        self._in_order = [threading.Lock() for _ in range(_STRIPES)]
         self._workers: list[threading.Thread] = []
-        self._hurry = False
-
-    @property
-    def pending(self) -> int:
-        """Values that have not reached the writer yet."""
-        return len(self._buffer)
+        self._stop = threading.Event()
 
     def set(self, key: str, value: Any) -> bool:
-        """Cache ``value`` now and hand it to the writer soon; whether the server has it."""
-        cached = self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
+        """Cache ``value`` now and hand it to the writer soon; see ``AsyncWriteBehind.set``."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._buffer) < _MAX_PENDING)
-            if not self._workers:
-                self._hurry = False
-                get_multi_redis_connection_manager().at_close(lambda: asyncio.to_thread(self.drain))
-                self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(_WORKERS)]
-                for worker in self._workers:
-                    worker.start()
-            self._buffer.add(key, value)
-            self._changed.notify_all()
+            self._start()
+            self._changed.wait_for(lambda: self.pending < _MAX_PENDING)
+        with self._in_order[hash(str(key)) % _STRIPES]:
+            cached = self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
+            with self._changed:
+                self._buffer.add(key, value)
+                self._start()
+                self._changed.notify_all()
         return cached
 
     def drain(self) -> int:
-        """Write what is pending, without waiting for back-off, for at most 10 s; how many are left, and lost."""
-        workers, self._workers = self._workers, []
+        """Write what is pending, with short back-off, for about 10 s at most; how many are left, and lost."""
         with self._changed:
-            self._hurry = True
+            if self.pending:
+                self._start()
+                self._buffer.hasten()
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: not self.pending, _DRAIN)
+            self._stop.set()
+            workers, self._workers = self._workers, []
             self._changed.notify_all()
-        deadline = time.monotonic() + _DRAIN
+        deadline = time.monotonic() + _CANCEL
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
-        if self.pending:
-            _log.error("write-behind: %d values did not reach the writer", self.pending)
-        return self.pending
+        with self._changed:
+            return self._drained()
 
-    def _work(self) -> None:
-        while (write := self._next()) is not None:
+    def _start(self) -> None:
+        self._register(lambda: asyncio.to_thread(self.drain))
+        if any(worker.is_alive() for worker in self._workers):
+            return
+        self._stop = threading.Event()
+        self._workers = [
+            threading.Thread(target=self._work, args=(self._stop,), name="nearcache-writer", daemon=True)
+            for _ in range(_WORKERS)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def _work(self, stop: threading.Event) -> None:
+        while (write := self._next(stop)) is not None:
+            error: BaseException | None = None
             try:
                 self._writer(write.key, write.value)
-            except Exception as error:
-                with self._changed:
-                    again = self._buffer.failed(write, time.monotonic())
-                    _log_failure(write, error, again)
-                    self._changed.notify_all()
-            else:
-                with self._changed:
-                    self._buffer.written(write)
-                    self._changed.notify_all()
+            except BaseException as raised:  # sys.exit() in a writer must not cost its key the thread
+                error = raised
+            with self._changed:
+                if error is None:
+                    self._written(write)
+                else:
+                    self._failed(write, error)
+                self._changed.notify_all()
 
-    def _next(self) -> Write | None:
+    def _next(self, stop: threading.Event) -> Write | None:
         with self._changed:
-            while True:
-                write = self._buffer.take(time.monotonic(), hurry=self._hurry)
-                if write is not None or (self._hurry and not self.pending):
+            while not stop.is_set():
+                write = self._buffer.take(time.monotonic())
+                if write is not None:
                     return write
                 due = self._buffer.next_due()
                 self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
+        return None

@@ -1,0 +1,272 @@
+"""One connection: commands out, replies in, in order. ``lane.py`` says how wires and lanes share the work."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice, repeat
+from time import monotonic
+from typing import Any, Protocol, cast
+
+import hiredis
+
+from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
+
+__all__ = ["Batch", "Command", "Hook", "Waiter", "Wire", "afresh"]
+
+Command = tuple[str | bytes | int | float, ...]
+Hook = Callable[[list[Any]], None]
+
+_NOTHING = object()
+_PushNotification = hiredis.PushNotification
+_LARGE = 16_384  # bytes: a command so large is not held back to leave with others, nor written by a thread
+
+
+class Waiter(Protocol):
+    """What takes a reply: an ``asyncio.Future``, a ``ThreadWaiter``, a ``Batch``."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: Exception, /) -> None: ...
+
+
+class Batch:
+    """Stands in the deque once per command and hands the list of replies to one waiter."""
+
+    __slots__ = ("_hook", "_left", "_replies", "_waiter")
+
+    def __init__(self, waiter: Waiter, count: int, hook: Hook | None) -> None:
+        self._waiter = waiter
+        self._left = count
+        self._replies: list[Any] = []
+        self._hook = hook
+
+    def done(self) -> bool:
+        # Never before the last reply: a hook has to see its replies even when the caller has left.
+        return self._left == 0
+
+    def set_result(self, result: Any, /) -> None:
+        self._replies.append(result)
+        self._left -= 1
+        if self._left:
+            return
+        try:
+            if self._hook is not None:
+                self._hook(self._replies)
+        except Exception as error:  # noqa: BLE001  # the caller's, not the connection's
+            self.set_exception(error)
+        else:
+            if not self._waiter.done():
+                self._waiter.set_result(self._replies)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        # After a deadline the late replies still belong to this batch, and to its hook.
+        if not isinstance(exception, CommandTimeout):
+            self._left = 0
+        if not self._waiter.done():
+            self._waiter.set_exception(exception)
+
+
+class Wire(asyncio.Protocol):
+    """One socket with its parser and its waiters. It never reconnects.
+
+    Everything is called on its loop but ``send_now``. Two threads may want to write, and the order of ``waiting``
+    must be the order of the bytes: ``_turn`` is held by whoever is composing a write, which for the loop is as
+    long as something lies in ``_out``.
+
+    Args:
+        loop: the loop it lives on.
+        timeout: seconds from the write of a command to its reply.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self._loop = loop
+        self._timeout = timeout
+        self._reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=_NOTHING)
+        self._transport: asyncio.Transport | None = None
+        self._turn = threading.Lock()
+        self._direct: socket.socket | None = None
+        self._out: list[bytes] = []
+        self._asked = 0  # replies asked for, ever, up to the last write
+        self._answered = 0  # replies that came, ever
+        self._expired = 0  # replies whose waiters were told that they came too late, ever
+        self._due: deque[tuple[int, float]] = deque()  # (replies asked for by then, ever; when they are due)
+        self.waiting: deque[Waiter] = deque()
+        self.paused = False
+        self.heard = monotonic()  # when something came last, or when something was asked for after all had come
+        self.client_id: int | None = None
+        self.server = ""
+        self.tracks = False
+        self.on_push: Callable[[list[Any]], None] = _ignore
+        self.on_read: Callable[[], None] = _ignore
+        self.on_room: Callable[[], None] = _ignore
+        self.on_lost: Callable[[Exception], None] = _ignore
+        self.lost: asyncio.Future[Exception] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+
+    # -- out
+
+    def send(self, data: bytes, waiter: Waiter) -> None:
+        """Queue one command; it leaves at the end of this turn of the loop."""
+        out = self._out
+        if not out:
+            self._turn.acquire()
+            self._loop.call_soon(self.flush)
+        self.waiting.append(waiter)
+        out.append(data)
+        if len(data) > _LARGE:
+            self.flush()
+
+    def send_many(self, commands: Sequence[bytes], batch: Batch) -> None:
+        """Queue the commands of a batch."""
+        if not self._out:
+            self._turn.acquire()
+            self._loop.call_soon(self.flush)
+        self.waiting.extend(repeat(batch, len(commands)))
+        self._out.extend(commands)
+
+    def flush(self) -> None:
+        """Write what was queued, now."""
+        out = self._out
+        if not out:
+            return
+        self._note()
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._turn.release()
+        assert self._transport is not None  # abort() empties what was queued
+        self._transport.write(data)
+
+    def send_now(self, data: bytes, waiter: Waiter, count: int) -> bool:
+        """Write from another thread, if the connection is idle; otherwise do nothing and say so."""
+        turn = self._turn
+        if self.waiting or len(data) > _LARGE or not turn.acquire(blocking=False):
+            return False
+        try:
+            if self.waiting or self._direct is None:
+                return False
+            self.waiting.extend(repeat(waiter, count))
+            self._note()
+            # All that was sent has been answered, so the socket's buffer is empty and takes it whole.
+            whole = self._direct.send(data) == len(data)
+        except OSError:
+            whole = False
+        finally:
+            turn.release()
+        if not whole:
+            self._loop.call_soon_threadsafe(self.abort, ConnectionFailed("the connection takes no more data"))
+        return True
+
+    def share(self) -> None:
+        """Let other threads write, where the socket itself can be written to."""
+        transport = self._transport
+        if self._direct is None and transport is not None and transport.get_extra_info("sslcontext") is None:
+            # A descriptor of our own: it cannot be closed, and its number reused, under a thread that writes.
+            self._direct = transport.get_extra_info("socket").dup()
+
+    def _note(self) -> None:
+        """Note what the next write asks for, and when it is due."""
+        due, answered, now = self._due, self._answered, monotonic()
+        while due and due[0][0] <= answered:
+            due.popleft()
+        if self._asked <= answered:
+            self.heard = now
+        self._asked = asked = answered + len(self.waiting)
+        due.append((asked, now + self._timeout))
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.on_room()
+
+    # -- in
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = monotonic()
+        reader, waiting = self._reader, self.waiting
+        gets = reader.gets
+        try:
+            reader.feed(data)
+            while (reply := gets()) is not _NOTHING:
+                if reply.__class__ is _PushNotification:
+                    self.on_push(reply)
+                    continue
+                waiter = waiting.popleft()
+                self._answered += 1
+                if not waiter.done():
+                    waiter.set_result(reply)
+        except Exception as error:  # noqa: BLE001
+            # Not RESP, or a reply nobody asked for: what follows cannot be matched to its callers.
+            self.abort(ConnectionFailed(f"the server broke the protocol: {error!r}"))
+        else:
+            self.on_read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.abort(ConnectionFailed(f"the connection was lost: {exc or 'closed by the server'}"))
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # -- deadlines and the end
+
+    def next_due(self) -> float | None:
+        """When the sweep should look again; ``None`` when nothing is waited for."""
+        if not self.waiting:
+            return None
+        return self._due[0][1] if self._due else monotonic() + self._timeout
+
+    def expire(self, now: float) -> int:
+        """Fail the waiters whose deadline has passed, and say how many; their replies will be dropped."""
+        due, answered = self._due, self._answered
+        upto = 0
+        while due and (due[0][0] <= answered or due[0][1] <= now):
+            upto, _ = due.popleft()
+        first, self._expired = self._expired, max(self._expired, upto)
+        failed = 0
+        seen: Waiter | None = None
+        for waiter in islice(self.waiting, max(0, first - answered), max(0, upto - answered)):
+            if waiter is not seen and not waiter.done():
+                waiter.set_exception(CommandTimeout(f"no reply within {self._timeout:g} s"))
+                failed += 1
+            seen = waiter
+        return failed
+
+    def abort(self, error: Exception) -> None:
+        """Close the socket at once and fail whatever still waits. Idempotent."""
+        if self.lost.done():
+            return
+        if not self._out:
+            self._turn.acquire()  # a thread that is writing finishes first
+        self._out.clear()
+        direct, self._direct = self._direct, None
+        waiting, self.waiting = self.waiting, deque()
+        self._turn.release()
+        if direct is not None:
+            direct.close()
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._due.clear()
+        self.lost.set_result(error)
+        self.on_lost(error)
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(afresh(error))
+
+
+def afresh(error: Exception) -> Exception:
+    """The same error for one more caller: raising it adds a traceback, which callers must not share."""
+    if isinstance(error, NearcacheError):
+        return error.__class__(*error.args)
+    return error
+
+
+def _ignore(*_: object) -> None:
+    """Nobody listens yet."""
