@@ -66,7 +66,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def start(sample: Path, *arguments: str, url: str = "embedded://") -> subprocess.Popen[str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])  # it runs in another directory
     return subprocess.Popen(
         [sys.executable, "-m", "demo", "--data", str(sample), *arguments],
         cwd=sample.parent,

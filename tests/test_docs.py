@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from nearcache import get_multi_redis_connection_manager
+from nearcache import Settings, errors, get_multi_redis_connection_manager
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -137,11 +137,29 @@ def test_readme_on_a_real_server(visitor: str) -> None:
     run_page(page, text.replace('"memory://"', f'"{visitor}"'))
 
 
-def test_every_fence_has_a_language() -> None:
-    """A sample without one would not be run."""
+def test_python_is_marked_as_such() -> None:
+    """A sample in a fence without a language would not be run."""
     for page in PAGES:
         for block in blocks(page.read_text("utf-8")):
-            assert block.language in {"python", "sh", "text", "toml"}, f"{page.name}:{block.line}"
+            if block.language not in {"python", "sh", "text"}:
+                with pytest.raises(SyntaxError):
+                    ast.parse(block.source)
+
+
+def test_settings_page_has_every_variable_and_default() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \| ", page, re.MULTILINE))
+    falls_back = {name for name in rows if "REDIS_" in rows[name]}
+    assert falls_back == {name for name in rows if name.startswith("QUEUE_REDIS_")} - {"QUEUE_REDIS_DB"}
+    in_force = Settings(_env_file=None).describe()
+    assert rows.keys() == in_force.keys()
+    shown = {name: default.strip("`") for name, default in rows.items() if name not in falls_back}
+    assert shown == {name: in_force[name] or "-" for name in shown}
+
+
+def test_readme_draws_the_tree_of_errors() -> None:
+    drawn = re.findall(r"^[│├└─ ]*([A-Z]\w+) {2,}", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(["NearcacheError", *drawn]) == sorted(errors.__all__)
 
 
 def test_links_lead_somewhere() -> None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from .client import RedisClientType
 from .codec import Codec
 from .core.flights import Flights
+from .core.keys import Namespace
 from .core.loads import Loads
 from .core.plans import Plans
 from .core.stats import CacheStats, Counters
 from .core.ttl import TTL, milliseconds
-from .errors import ConfigurationError, NotInitialized
+from .errors import ConfigurationError, InvalidKey, NotInitialized
 from .sentinels import DEFAULT, Default
 from .tiers import remote
 
 if TYPE_CHECKING:
-    from .client import AnyLink, Client
-    from .core.keys import Namespace
+    from .client import AsyncLink, Client, ThreadLink
 
 __all__ = ["CacheBase", "Core", "Wire"]
 
@@ -32,6 +32,7 @@ class Core:
     def __init__(self, ttl: TTL, namespace: str, client_type: str, near: bool | None, wire: Wire, strict: bool) -> None:
         if wire not in ("native", "json"):
             raise ConfigurationError(f"wire={wire!r}: accepted are 'native' and 'json'")
+        Namespace(namespace)  # raises for what is none, here and not at the first use
         self.ttl_ms = milliseconds(ttl)
         self.ttl = ttl
         self.namespace_name = namespace
@@ -76,6 +77,8 @@ class Core:
 
     def keys(self, namespace: Namespace, keys: Iterable[str]) -> dict[str, bytes]:
         """Stored keys by the caller's, each once, in the asked order."""
+        if isinstance(keys, str):
+            raise InvalidKey(f"several keys are a list of str, not one str: write [{keys!r:.60}]")
         return {key: namespace.key(key) for key in keys}
 
     def values(self, namespace: Namespace, values: Mapping[str, Any]) -> dict[bytes, Any]:
@@ -96,10 +99,10 @@ class _Unbound:
             "first (cache.initialize(settings) on a synchronous Cache), or get it from CacheServiceFactory"
         )
 
-    def link(self) -> AnyLink:
+    def link(self) -> AsyncLink:
         self._raise()
 
-    def thread_link(self) -> AnyLink:
+    def thread_link(self) -> ThreadLink:
         self._raise()
 
     def namespace(self, name: str) -> Namespace:

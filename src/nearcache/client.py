@@ -1,7 +1,7 @@
 """[shell] A client: one named connection target, and what the caches on it share.
 
-A ``Client`` owns a lane per event loop, one more on the background loop for threads, and the flights, the namespaces
-and the breaker of the caches that use it.
+A ``Client`` owns a lane per event loop, one more that all threads share, and the flights, the namespaces and the
+breaker of the caches that use it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from .core.flights import Flights
 from .core.keys import Namespace
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
-from .transport.bridge import get_bridge
+from .transport.driver import make_driver
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
+from .transport.thread_lane import ThreadLane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .transport.endpoint import Endpoint
     from .transport.lane import Command, Hook, Waiter, Wire
 
-__all__ = ["AnyLink", "Client", "ConnectionStatus", "RedisClientType"]
+__all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
 _log = logging.getLogger("nearcache.connections")
 _SUMMARY_EVERY = 60.0  # seconds between two lines about an outage that goes on
@@ -91,11 +92,18 @@ class _NoLink:
     def post_many(self, commands: Sequence[Command], waiter: Waiter, hook: Hook | None = None) -> None:
         waiter.set_exception(self._error())
 
+    def request(self, command: Command) -> Any:
+        raise self._error()
+
+    def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
+        raise self._error()
+
     def flush(self) -> None:
         """Nothing is held back."""
 
 
-AnyLink = Lane | MemoryLink | _NoLink
+AsyncLink = Lane | MemoryLink | _NoLink
+ThreadLink = ThreadLane | MemoryLink | _NoLink
 
 
 class Client:
@@ -121,6 +129,7 @@ class Client:
         self._namespaces: dict[str, Namespace] = {}
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._lock = threading.Lock()
+        self._thread_lane: ThreadLane | None = None
         self._memory = MemoryLink(get_store(endpoint.name, endpoint.db)) if endpoint.kind == "memory" else None
         self._embedded: EmbeddedServer | None = None
         self._driver: redis.asyncio.Redis | None = None
@@ -137,28 +146,45 @@ class Client:
 
     # -- links
 
-    def link(self) -> AnyLink:
+    def link(self) -> AsyncLink:
         """The connection for the running event loop."""
         if not self.breaker.closed and not self.breaker.allow():
             return self._broken
         lane = self._lanes.get(asyncio.get_running_loop())
         return lane if lane is not None else self._new_link(asyncio.get_running_loop())
 
-    def thread_link(self) -> AnyLink:
-        """The connection on the background loop, for threads."""
+    def thread_link(self) -> ThreadLink:
+        """The connection that the threads of this process share."""
         if not self.breaker.closed and not self.breaker.allow():
             return self._broken
-        bridge = get_bridge()
-        lane = self._lanes.get(bridge.loop)
-        return lane if lane is not None else self._new_link(bridge.loop)
+        lane = self._thread_lane
+        return lane if lane is not None else self._new_thread_link()
 
-    def _new_link(self, loop: asyncio.AbstractEventLoop) -> AnyLink:
-        if not self.open:
-            raise NotInitialized(f"client {self.name!r} is closed: call initialize() again")
+    def _new_thread_link(self) -> ThreadLink:
+        self._require_open()
         if self._memory is not None:
             return self._memory
-        if loop is not asyncio._get_running_loop():
-            return get_bridge().run(_on_its_loop(self._new_link, loop))
+        with self._lock:
+            if self._thread_lane is None:
+                self._thread_lane = ThreadLane(
+                    self.endpoint,
+                    self._start_embedded if self.endpoint.kind == "embedded" else lambda: None,
+                    client_name=f"nearcache-{self.name}",
+                    command_timeout=self.settings.command_timeout,
+                    connect_timeout=self.settings.connect_timeout,
+                    breaker=self.breaker,
+                    on_state=self._changed,
+                )
+            return self._thread_lane
+
+    def _require_open(self) -> None:
+        if not self.open:
+            raise NotInitialized(f"client {self.name!r} is closed: call initialize() again")
+
+    def _new_link(self, loop: asyncio.AbstractEventLoop) -> AsyncLink:
+        self._require_open()
+        if self._memory is not None:
+            return self._memory
         with self._lock:
             if loop in self._lanes:
                 return self._lanes[loop]
@@ -225,6 +251,16 @@ class Client:
                 await link.connected_or_raise()
         await self.ping()
 
+    def connect_threads(self) -> None:
+        """The same for a program without an event loop."""
+        link = self.thread_link()
+        if isinstance(link, ThreadLane):
+            link.open()
+        began = time.perf_counter()
+        if isinstance(answer := link.request(("PING",)), Exception):
+            raise ConnectionFailed(f"client {self.name!r}: {answer}") from answer
+        self._latency = time.perf_counter() - began
+
     async def ping(self) -> str:
         """``PONG``, and note how long it took.
 
@@ -255,6 +291,9 @@ class Client:
                 await asyncio.wait([asyncio.wrap_future(closing)], timeout=self.settings.command_timeout + 1)
             elif not loop.is_closed():
                 lane.drop()
+        thread_lane, self._thread_lane = self._thread_lane, None
+        if thread_lane is not None:
+            await asyncio.to_thread(thread_lane.close)
         driver, self._driver = self._driver, None
         if driver is not None:
             await driver.aclose()
@@ -266,6 +305,8 @@ class Client:
         """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
         _inherited.extend(self._lanes.values())
         self._lanes = {}
+        if self._thread_lane is not None:
+            self._thread_lane.forget_in_child()
         self._lock = threading.Lock()
         self.flights.forget()
         self._driver = None
@@ -274,7 +315,9 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        return self._memory is not None or any(lane.connected for lane in list(self._lanes.values()))
+        if self._memory is not None or (self._thread_lane is not None and self._thread_lane.connected):
+            return True
+        return any(lane.connected for lane in list(self._lanes.values()))
 
     def status(self) -> ConnectionStatus:
         return ConnectionStatus(
@@ -289,7 +332,7 @@ class Client:
             last_error=self._last_error,
         )
 
-    def _changed(self, lane: Lane, error: Exception | None) -> None:
+    def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
         where = f"{self.name} client: {self.endpoint.address} db {self.endpoint.db}"
@@ -326,37 +369,13 @@ class Client:
         if self._memory is not None:
             raise ConfigurationError(f"client {self.name!r} is {self.endpoint.address}: there is no server to talk to")
         if self._driver is None:
-            import redis.asyncio
-
-            path = self._start_embedded() if self.endpoint.kind == "embedded" else self.endpoint.path
-            self._driver = redis.asyncio.Redis(**_driver_arguments(self.endpoint, self.settings, path))
+            self._driver = make_driver(
+                self.endpoint,
+                self._start_embedded() if self.endpoint.kind == "embedded" else self.endpoint.path,
+                command_timeout=self.settings.command_timeout,
+                connect_timeout=self.settings.connect_timeout,
+            )
         return self._driver
-
-
-async def _on_its_loop(make: Callable[[asyncio.AbstractEventLoop], AnyLink], loop: Any) -> AnyLink:
-    return make(loop)
-
-
-def _driver_arguments(endpoint: Endpoint, settings: Settings, path: str | None) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "db": endpoint.db,
-        "username": endpoint.username,
-        "password": endpoint.password,
-        "socket_timeout": settings.command_timeout,
-        "socket_connect_timeout": settings.connect_timeout,
-    }
-    if path is not None:
-        return {**arguments, "unix_socket_path": path}
-    arguments |= {"host": endpoint.host, "port": endpoint.port}
-    if endpoint.tls:
-        arguments |= {
-            "ssl": True,
-            "ssl_ca_certs": endpoint.ssl_ca_certs,
-            "ssl_certfile": endpoint.ssl_certfile,
-            "ssl_keyfile": endpoint.ssl_keyfile,
-            "ssl_check_hostname": endpoint.ssl_check_hostname,
-        }
-    return arguments
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .client import Client, ConnectionStatus, RedisClientType
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized, SettingsConflict
-from .transport.bridge import get_bridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +93,14 @@ class MultiRedisConnectionManager:
                     raise
         return client
 
+    def initialize_for_threads(self, name: str, settings: Settings | None = None) -> Client:
+        """``initialize`` for a program without an event loop."""
+        client = self.bind(name, settings)
+        if not client.connected:
+            with suppress(ConnectionFailed):
+                client.connect_threads()
+        return client
+
     def bind(self, name: str, settings: Settings | None = None) -> Client:
         """The client of that name, made from ``settings`` when it is not there yet; does no I/O.
 
@@ -110,7 +118,10 @@ class MultiRedisConnectionManager:
                 settings = Settings()
             endpoint = self._endpoint(name, settings)
             if client is not None and client.open:
-                if different := endpoint.differences(client.endpoint):
+                different = endpoint.differences(client.endpoint)
+                if settings.prefix != client.settings.prefix:
+                    different += ("prefix",)
+                if different:
                     raise SettingsConflict(
                         f"client {name!r} is up on {client.endpoint.address} db {client.endpoint.db} and was asked to "
                         f"connect elsewhere; different: {', '.join(different)}. Call disconnect_all() first, or "
@@ -224,7 +235,7 @@ class MultiRedisConnectionManager:
 
     def close(self) -> None:
         """``disconnect_all`` for a program without an event loop."""
-        get_bridge().run(self.disconnect_all())
+        asyncio.run(self.disconnect_all())
 
 
 _manager = MultiRedisConnectionManager()

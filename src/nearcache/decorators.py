@@ -121,13 +121,18 @@ class Cached:
             InvalidTTL, InvalidNamespace: as for ``set``.
         """
         if function is None:
-            return lambda function: self(function, ttl=ttl, key=key, namespace=namespace)
+            return functools.partial(self._decorate, ttl, key, namespace)
+        return self._decorate(ttl, key, namespace, function)
+
+    def _decorate(
+        self, ttl: TTL | Default, key: str | None, namespace: str | None, function: Callable[..., Any], /
+    ) -> CachedFunction[..., Any]:
         if not isinstance(ttl, Default):
             milliseconds(ttl)
         if namespace is not None:
             Namespace(namespace)
-        make_key = _default_key(function) if key is None else _template_key(function, key)
         cache = self._asynchronous if _is_async(function) else self._synchronous
+        make_key = _default_key(function) if key is None else _template_key(function, key)
         get_or_set = functools.partial(cache.get_or_set, ttl=ttl, namespace=namespace)
         delete = functools.partial(cache.delete, namespace=namespace)
         return CachedFunction(function, make_key, get_or_set, delete)
@@ -135,7 +140,7 @@ class Cached:
 
 def _is_async(function: Any) -> bool:
     """Its colour. What cannot be cached, or only wrongly, is refused."""
-    if isinstance(function, staticmethod | classmethod) or not callable(function):
+    if type(function) in (staticmethod, classmethod) or not callable(function):
         raise ConfigurationError(
             f"cached() decorates functions, not a {type(function).__name__}: put it under @staticmethod and "
             "@classmethod, and give options by name, as in cached(key=...)"
@@ -177,20 +182,23 @@ def _parse(template: str, signature: inspect.Signature, function: str) -> tuple[
         raise ConfigurationError(f"{wrong}{error}; a template looks like 'user:{{user_id}}'") from None
     names: list[str] = []
     escapes: dict[str, str] = {}
+    between = ""
     for literal, name, form, conversion in fields:
-        if name is None:
+        between += literal
+        if name is None:  # an escaped brace ends here
             continue
         if name not in signature.parameters:
             known = ", ".join(signature.parameters) or "none"
             raise ConfigurationError(f"{wrong}{name!r} is no parameter; it has {known}")
         if form or conversion:
             raise ConfigurationError(f"{wrong}{name!r} has a format or a conversion: a field is a parameter's name")
-        if names and all(char.isalnum() and char.isascii() or char in _UNQUOTED + "%" for char in literal):
-            separator = next((char for char in literal if char in _UNQUOTED), None)
+        if names and all((char.isalnum() and char.isascii()) or char in _UNQUOTED + "%" for char in between):
+            separator = next((char for char in between if char in _UNQUOTED), None)
             if separator is None:
                 raise ConfigurationError(f"{wrong}{names[-1]!r} and {name!r} run into each other: put a ':' between")
             escapes[separator] = f"%{ord(separator):02X}"
         names.append(name)
+        between = ""
     return names, escapes
 
 
@@ -235,7 +243,7 @@ def _default_key(function: Callable[..., Any]) -> _MakeKey:
 
 def _stable(value: Any) -> bytes:
     """Equal values give equal bytes, in every process: sets and dicts have no order. Tells its own length."""
-    kind: type = type(value)
+    kind = value.__class__
     if kind is set or kind is frozenset:
         parts = sorted(map(_stable, value))
     elif kind is dict:

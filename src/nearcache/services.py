@@ -15,6 +15,7 @@ from .core.ttl import TTL, milliseconds
 from .sentinels import DEFAULT, Default
 
 if TYPE_CHECKING:
+    from .client import Client
     from .settings import Settings
 
 __all__ = [
@@ -60,9 +61,18 @@ def _get(kind: _Kind, near: bool | None = None, wire: Wire = "native", strict: b
         return cache
 
 
-async def initialized(core: Core, settings: Settings | None) -> None:
+async def initialize(core: Core, settings: Settings | None) -> None:
     """Connect the client of a cache and bind the cache to it."""
-    core.bind(await get_multi_redis_connection_manager().initialize(core.client_type, settings))
+    _bind(core, await get_multi_redis_connection_manager().initialize(core.client_type, settings))
+
+
+def initialize_for_threads(core: Core, settings: Settings | None) -> None:
+    """The same for a program without an event loop."""
+    _bind(core, get_multi_redis_connection_manager().initialize_for_threads(core.client_type, settings))
+
+
+def _bind(core: Core, client: Client) -> None:
+    core.bind(client)
     with _lock:
         first = _first_initialized.get(core.client_type)
         if first is None or not first._core.client.open:

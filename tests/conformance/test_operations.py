@@ -81,6 +81,12 @@ async def test_get_many_keeps_the_asked_order_and_leaves_out_what_is_missing(cac
     assert await cache.get_many([]) == {}
 
 
+async def test_one_text_is_not_several_keys(cache: Shell) -> None:
+    for call in (cache.get_many("abc"), cache.delete_many("abc"), cache.get_or_set_many("abc", lambda keys: {})):
+        with pytest.raises(InvalidKey, match="list"):
+            await call
+
+
 async def test_delete_many_counts(cache: Shell) -> None:
     await cache.set_many({"a": 1, "b": 2})
     assert await cache.delete_many(["a", "nothing", "b"]) == 2
@@ -322,3 +328,10 @@ async def test_write_through(cache: Shell) -> None:
     with pytest.raises(ValueError, match="not saved"):
         await cache.write_through("key2", fail)
     assert await cache.exists("key2") is False
+
+
+async def test_write_through_that_cannot_be_cached_leaves_no_old_value(cache: Shell) -> None:
+    await cache.set("key", "old")
+    with pytest.raises(CodecError):
+        await cache.write_through("key", object)
+    assert await cache.get("key") is None

@@ -180,6 +180,8 @@ async def test_other_connection_fields_for_a_client_that_is_up(
     other = Settings(redis_host="localhost", redis_port=1, redis_db=3, _env_file=None)
     with pytest.raises(SettingsConflict, match=r"'cache'.*host.*port.*db"):
         await manager.initialize_all(other)
+    with pytest.raises(SettingsConflict, match="prefix"):
+        await manager.initialize_all(Settings(redis_url=settings.redis_url, prefix="other:", _env_file=None))
     same = Settings(redis_url=settings.redis_url, near_entries=5, _env_file=None)
     await manager.initialize_all(same)
 

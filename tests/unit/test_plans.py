@@ -54,8 +54,8 @@ def finish(plan: Generator[Any, Any, Any], answer: Any) -> Any:
 def test_a_read_with_a_known_version_is_one_command() -> None:
     bench, link = Bench(), Link(version=7)
     plan = bench.plans.get(link, SITE, KEY, None)
-    assert next(plan) == ("GET", KEY)
-    assert finish(plan, bench.raw("value", 7)) == "value"
+    assert next(plan) == [("GET", KEY)]
+    assert finish(plan, [bench.raw("value", 7)]) == "value"
     assert bench.counters.hits == 1
 
 
@@ -75,7 +75,7 @@ def test_a_value_of_another_version_is_invalid() -> None:
     bench = Bench()
     plan = bench.plans.get(Link(version=8), SITE, KEY, None)
     next(plan)
-    assert finish(plan, bench.raw("value", 7)) is Miss.INVALIDATED
+    assert finish(plan, [bench.raw("value", 7)]) is Miss.INVALIDATED
     assert bench.counters.misses == 1
 
 
@@ -85,7 +85,7 @@ def test_a_read_is_done_again_when_the_version_was_revoked_meanwhile() -> None:
     plan = bench.plans.get(link, SITE, KEY, None)
     next(plan)
     link.counters.clear()  # the push
-    learn = plan.send(bench.raw("value", 7))
+    learn = plan.send([bench.raw("value", 7)])
     assert isinstance(learn, Send)
     learn.hook([b"OK", b"8"])
     plan.send([b"OK", b"8"])
@@ -137,6 +137,15 @@ def test_a_read_that_fails_is_a_miss(error: Exception) -> None:
     assert (bench.counters.errors, bench.counters.misses) == (1, 1)
 
 
+def test_what_a_reply_means() -> None:
+    bench = Bench()
+    assert bench.plans.got(bench.raw("value", 7), KEY, 7, None) == "value"
+    assert bench.plans.got(None, KEY, 7, None) is Miss.ABSENT
+    assert bench.plans.got(CommandRefused("WRONGTYPE"), KEY, 7, None) is Miss.ABSENT
+    assert bench.plans.got(ConnectionFailed("gone"), KEY, 7, None) is Miss.ABSENT
+    assert (bench.counters.hits, bench.counters.misses, bench.counters.errors) == (1, 3, 2)
+
+
 def test_a_read_that_fails_raises_when_strict() -> None:
     plan = Bench(strict=True).plans.get(Link(version=7), SITE, KEY, None)
     next(plan)
@@ -171,7 +180,7 @@ def test_a_load_reads_again_before_it_calls_the_loader() -> None:
     bench, link = Bench(), Link(version=7)
     plan = bench.loads.get_or_set(link, SITE, KEY, lambda: "loaded", None, None)
     next(plan)
-    lead = plan.send(None)
+    lead = plan.send([None])
     assert isinstance(lead, Lead)
     loading = lead.plan
     assert next(loading) == [("MGET", KEY)]
@@ -185,7 +194,7 @@ def test_a_load_reads_again_before_it_calls_the_loader() -> None:
 def _load_until_fill(bench: Bench, link: Link, found: bytes | None = None) -> tuple[Any, Any]:
     plan = bench.loads.get_or_set(link, SITE, KEY, lambda: "loaded", 1000, None)
     next(plan)
-    lead = plan.send(found)
+    lead = plan.send([found])
     next(lead.plan)
     load = lead.plan.send([[found]])
     assert isinstance(load, Load)

@@ -30,6 +30,8 @@ from nearcache.sentinels import Miss
 
 __all__ = ["HEADER_SIZE", "NATURAL", "Codec", "Header", "Miss"]
 
+_unpack_lead: Final = struct.Struct(">I8xI8xQ").unpack_from
+_PLAIN: Final = int.from_bytes(MAGIC + bytes([VERSION, 0, VALUES]), "big")
 _UNKNOWN_FLAGS: Final = 0xFF & ~COMPRESSED
 
 
@@ -82,6 +84,11 @@ class Codec:
         ``namespace_version`` accepts every version. Never raises.
         """
         try:
+            if len(raw) >= HEADER_SIZE:
+                # What nearly every value is: this version's envelope, not compressed, this key's, valid.
+                lead, key_hash, stored_version = _unpack_lead(raw)
+                if lead == _PLAIN and key_hash == crc32(key) and stored_version == namespace_version:
+                    return values.loads(raw[HEADER_SIZE:], type)
             if raw[:1] != MAGIC:
                 return wire_json.loads(raw, type)
             _, version, flags, fmt, _, key_hash, _, stored_version = unpack_header(raw)

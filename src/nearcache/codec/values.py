@@ -356,9 +356,7 @@ def _decoder(unpackers: dict[int, _Unpacker]) -> Callable[[Any], Any]:
     return decode
 
 
-_decode_natural: Final = _decoder(
-    {**_UNPACKERS, **{sort: _instance_unpacker(sort, put_together) for sort in _SORTS}}
-)
+_decode_natural: Final = _decoder({**_UNPACKERS, **{sort: _instance_unpacker(sort, put_together) for sort in _SORTS}})
 _decode_plain: Final = _decoder(
     {
         **_UNPACKERS,

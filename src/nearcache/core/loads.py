@@ -84,10 +84,17 @@ class Loads:
     def write_through(
         self, link: Link, namespace: Namespace, key: bytes, writer: Callable[[], Any], ttl_ms: int | None
     ) -> Plan[Outcome]:
-        """Call the writer, then store what it returned. If it raises, nothing is stored."""
+        """Call the writer, then store what it returned. If it raises, what is cached stays."""
         outcome: Outcome = yield Load(writer)
-        if outcome.error is None:
-            yield from self._plans.set_many(link, namespace, {key: outcome.value}, ttl_ms)
+        if outcome.error is not None:
+            return outcome
+        try:
+            stored = yield from self._plans.set_many(link, namespace, {key: outcome.value}, ttl_ms)
+        except CodecError as error:
+            stored, outcome = False, Outcome(error=error)
+        if not stored:
+            # The writer has run: what is cached is out of date.
+            yield from self._plans.delete(link, [key])
         return outcome
 
     def _load_or_join(

@@ -52,12 +52,15 @@ class Plans:
 
     def get(self, link: Link, namespace: Namespace, key: bytes, type: Any) -> Plan[Any]:
         """The value, or a ``Miss``."""
-        versions, counter = link.counters, namespace.counter
         try:
-            version = versions.get(counter)
-            raw = (yield ("GET", key)) if version is not None else None
-            if version is None or versions.get(counter) != version:
-                (raw,), version = yield from self._read(link, namespace, [("GET", key)])
+            (raw,), version = yield from self._read(link, namespace, [("GET", key)])
+        except ServerError as error:
+            raw, version = error, _NO_VERSION
+        return self.got(raw, key, version, type)
+
+    def got(self, raw: Any, key: bytes, version: int, type: Any) -> Any:
+        """What the reply to a GET, or the lack of one, means; ``version`` held while it was carried out."""
+        try:
             value = self._decode(raw, key, version, type)
         except ServerError as error:
             value = self._failed(error, ABSENT)
@@ -127,7 +130,9 @@ class Plans:
     def _decode(self, raw: Any, key: bytes, version: int, type: Any) -> Any:
         if raw.__class__ is bytes:
             return self._codec.decode(raw, key, version, type)
-        return ABSENT if raw is None else self._remote.check(raw)
+        if isinstance(raw, ServerError):
+            raise raw
+        return ABSENT
 
     def _count_read(self, value: Any, key: bytes) -> Any:
         counters = self._counters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ..connections import get_multi_redis_connection_manager
@@ -26,11 +26,30 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_Stored = tuple[Literal[200], list[tuple[bytes, bytes]], bytes]  # status, headers, body
+T = TypeVar("T")
 _MAX_BODY = 1 << 20  # bytes of a body that is kept while it streams by; larger ones are not stored
 
 _log = logging.getLogger("nearcache.http")
 _lifespans: set[object] = set()  # of applications in this process: the clients they share end with the last one
+
+
+class _Stored(NamedTuple):
+    """A response as it is sent. In the cache it is a plain tuple; what has another shape there is a miss."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+async def _safely(work: Awaitable[T], what: str, *, level: int = logging.DEBUG) -> T | None:
+    """Trouble with the cache is a line in the log, never trouble of the application."""
+    try:
+        return await work
+    except NearcacheError:
+        _log.log(level, what, exc_info=True)
+    except Exception:  # noqa: BLE001 - a fault of the cache's own is one, too
+        _log.exception(what)
+    return None
 
 
 class HTTPCacheMiddleware:
@@ -75,45 +94,24 @@ class HTTPCacheMiddleware:
             return
         if self._late:
             await self._connect_late()
-        if scope["type"] != "http" or not rules.may_share(scope["method"], scope["headers"]) or rules.is_personal(scope):
+        if scope["type"] != "http" or not rules.may_share(scope):
             await self.app(scope, receive, send)
             return
         key = rules.route_key(scope)
-        stored = await self._get(key)
+        stored = await _safely(self.cache.get(key, type=_Stored), "no cache for a request")
         if stored is None:
-            recorder = _Recorder(scope, receive, send, self._ttl, lambda *response: self._set(key, *response))
+            recorder = _Recorder(scope, receive, send, self.cache, key, self._ttl)
             await self.app(scope, recorder.receive, recorder.send)
             return
-        status, headers, body = stored
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _get(self, key: str) -> _Stored | None:
-        try:
-            return await self.cache.get(key, type=_Stored)
-        except NearcacheError:
-            _log.debug("no cache for %s", key, exc_info=True)
-        except Exception:
-            _log.exception("no cache for %s", key)
-        return None
-
-    async def _set(self, key: str, lifetime: float, response: _Stored) -> None:
-        try:
-            await self.cache.set(key, response, ttl=lifetime)
-        except NearcacheError:
-            _log.debug("not stored: %s", key, exc_info=True)
-        except Exception:
-            _log.exception("not stored: %s", key)
+        await send({"type": "http.response.start", "status": stored.status, "headers": stored.headers})
+        await send({"type": "http.response.body", "body": stored.body})
 
     async def _connect_default(self) -> None:
         await self.cache.initialize(self._settings)
 
     async def _connect_late(self) -> None:
         """For a server, a test client or an application that knows no lifespan."""
-        try:
-            await self._connect()
-        except Exception:
-            _log.exception("no cache: it could not be connected")
+        await _safely(self._connect(), "no cache: it could not be connected", level=logging.ERROR)
         self._late = False
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,17 +147,14 @@ class HTTPCacheMiddleware:
         _lifespans.discard(lifespan)
         self._late = True
         if not _lifespans:
-            try:
-                await get_multi_redis_connection_manager().disconnect_all()
-            except Exception:
-                _log.exception("could not disconnect")
+            await _safely(get_multi_redis_connection_manager().disconnect_all(), "could not disconnect")
 
 
 _ENDS = frozenset(["lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"])
 
 
 class _Recorder:
-    """Passes every message on at once, and hands a copy of a response that may be stored to ``store``.
+    """Passes every message on at once, and stores a copy of a response that may be stored.
 
     What it keeps it takes before it passes a message on: middleware in front changes messages in place.
     """
@@ -169,14 +164,16 @@ class _Recorder:
         scope: Scope,
         receive: Receive,
         send: Send,
+        cache: AsyncCache,
+        key: str,
         ttl: float,
-        store: Callable[[float, _Stored], Awaitable[None]],
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._cache = cache
+        self._key = key
         self._ttl = ttl
-        self._store = store
         self._gone = False  # the client: an application that knows may end its response early
         self._lifetime: float | None = None
         self._headers: list[tuple[bytes, bytes]] = []
@@ -205,7 +202,8 @@ class _Recorder:
         if lifetime is not None and complete and not self._gone and self._has_its_length():
             self._lifetime = None
             # Before the application goes on to background tasks, whose invalidations must not be undone by this.
-            await self._store(lifetime, (200, self._headers, bytes(self._body)))
+            response = (200, self._headers, bytes(self._body))
+            await _safely(self._cache.set(self._key, response, ttl=lifetime), "a response was not stored")
 
     def _begin(self, message: Message) -> None:
         # An iterator can be read once: the next in line gets the list.

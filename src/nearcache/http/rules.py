@@ -30,15 +30,15 @@ _AGES = re.compile(rb"""(?:^|[\s,;])(s-maxage|max-age)(?=[\s,;=]|$)\s*=?\s*"?\s*
 _MOST = 2**31  # RFC 9111, section 1.2.2: what overflows counts as this many seconds
 
 
-def may_share(method: str, headers: Headers) -> bool:
+def may_share(scope: Mapping[str, Any]) -> bool:
     """Whether a request may be answered from the cache and its response stored.
 
     Not with ``Authorization`` (RFC 9111, section 3.5), ``Cookie`` or another credential: the answer may belong to one
     user. Not with a body: the answer may depend on it.
     """
-    if method != "GET":
+    if scope["method"] != "GET" or is_personal(scope):
         return False
-    for cased, value in headers:
+    for cased, value in scope["headers"]:
         name = cased.lower()
         if name in _PERSONAL or name in _NOT_ALIKE:
             return False

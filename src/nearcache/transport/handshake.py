@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import socket
 from typing import TYPE_CHECKING, Any
 
-import hiredis
-
 from ..errors import CommandRefused, ConfigurationError, ConnectionFailed
-from .lane import Command, Wire
+from .wire import Command, Wire, pack
 
 if TYPE_CHECKING:
     import ssl
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .endpoint import Endpoint
 
 __all__ = ["ask", "open_wire"]
+
+_TOKEN = secrets.token_hex(4)  # with the process's id, its connections' names are nobody else's
 
 
 async def open_wire(
@@ -35,7 +37,7 @@ async def open_wire(
     Args:
         endpoint: where to, with credentials and database.
         command_timeout: seconds from a command's write to its reply, for the life of the wire.
-        client_name: shown by ``CLIENT LIST``.
+        client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
         socket_path: the unix socket, where it is not the endpoint's own (an embedded server's).
 
@@ -50,9 +52,7 @@ async def open_wire(
         await loop.create_unix_connection(lambda: wire, path)
     else:
         context = _tls_context(endpoint) if endpoint.tls else None
-        transport, _ = await loop.create_connection(
-            lambda: wire, endpoint.host, endpoint.port, ssl=context
-        )
+        transport, _ = await loop.create_connection(lambda: wire, endpoint.host, endpoint.port, ssl=context)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
         await _shake_hands(wire, endpoint, client_name, kill)
@@ -64,52 +64,74 @@ async def open_wire(
 
 async def ask(wire: Wire, *commands: Command) -> list[Any]:
     """Send commands on a bare wire and return their replies."""
+    if wire.error is not None:
+        raise wire.error
     loop = asyncio.get_running_loop()
     waiters = [loop.create_future() for _ in commands]
     for command, waiter in zip(commands, waiters, strict=True):
-        wire.send(hiredis.pack_command(command), waiter)
+        wire.send(pack(command), waiter)
     return list(await asyncio.gather(*waiters))
 
 
 async def _shake_hands(wire: Wire, endpoint: Endpoint, client_name: str, kill: int | None) -> None:
+    name = f"{client_name}-{os.getpid():x}-{_TOKEN}"
     hello: list[str] = ["HELLO", "3"]
     if endpoint.password:
         hello += ["AUTH", endpoint.username or "default", endpoint.password]
-    (answer,) = await ask(wire, (*hello, "SETNAME", client_name))
-    resp3 = not isinstance(answer, CommandRefused)
+    (answer,) = await ask(wire, (*hello, "SETNAME", name))
+    resp3 = isinstance(answer, dict | list)
     if resp3:
-        # A map in RESP3, a flat list when a proxy answers HELLO 3 in RESP2.
-        facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
-        wire.client_id = int(facts.get(b"id", 0)) or None
-        wire.server = f"{facts.get(b'server', b'?').decode()} {facts.get(b'version', b'?').decode()}"
+        _read_facts(wire, answer)
+    elif not isinstance(answer, CommandRefused):
+        raise ConnectionFailed(f"this is no Redis or Valkey server: it answered HELLO with {answer!r:.40}")
     elif _is_credentials_error(answer):
         raise ConnectionFailed(f"the server refused the credentials: {_first_word(answer)}")
     else:
-        await _shake_hands_resp2(wire, endpoint, client_name)
+        await _shake_hands_resp2(wire, endpoint, name)
 
-    commands: list[Command] = [("SELECT", endpoint.db)] if endpoint.db else [("PING",)]
-    if kill is not None:
-        commands.append(("CLIENT", "KILL", "ID", kill))
+    commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",)]
     if resp3:
         commands.append(("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP"))
-    replies = await ask(wire, *commands)
-    if isinstance(replies[0], CommandRefused):
-        raise ConnectionFailed(f"database {endpoint.db}: {replies[0]}")
+    first, *rest = await ask(wire, *commands)
+    if isinstance(first, CommandRefused) and (endpoint.db or _first_word(first) != "NOPERM"):
+        if _is_credentials_error(first):
+            raise ConnectionFailed(f"the server refused the credentials: {_first_word(first)}")
+        raise ConnectionFailed(f"database {endpoint.db}: {first}")
     # Without tracking (an old server, a proxy, an ACL without it) versions are read with every read instead.
-    wire.tracks = resp3 and not isinstance(replies[-1], CommandRefused)
+    wire.tracks = rest == [b"OK"]
+    if kill is not None:
+        await _kill(wire, kill, name)
 
 
-async def _shake_hands_resp2(wire: Wire, endpoint: Endpoint, client_name: str) -> None:
+async def _shake_hands_resp2(wire: Wire, endpoint: Endpoint, name: str) -> None:
     if endpoint.password:
         user = (endpoint.username,) if endpoint.username else ()
         (reply,) = await ask(wire, ("AUTH", *user, endpoint.password))
         if isinstance(reply, CommandRefused):
             raise ConnectionFailed(f"the server refused the credentials: {_first_word(reply)}")
     # Both are conveniences: a server without them is served all the same.
-    name, identity = await ask(wire, ("CLIENT", "SETNAME", client_name), ("CLIENT", "ID"))
-    del name
+    _, identity = await ask(wire, ("CLIENT", "SETNAME", name), ("CLIENT", "ID"))
     wire.client_id = identity if isinstance(identity, int) else None
     wire.server = "resp2"
+
+
+async def _kill(wire: Wire, kill: int, name: str) -> None:
+    """End an earlier connection of ours, if this server still has it; back when it is gone.
+
+    A server that was started anew counts its connections from one again: the name tells ours from a stranger's.
+    """
+    (line,) = await ask(wire, ("CLIENT", "LIST", "ID", kill))
+    if isinstance(line, bytes) and f"name={name}".encode() in line.split():
+        await ask(wire, ("CLIENT", "KILL", "ID", kill))
+
+
+def _read_facts(wire: Wire, answer: dict[Any, Any] | list[Any]) -> None:
+    # A map in RESP3, a flat list when a proxy answers HELLO 3 in RESP2.
+    facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
+    identity, server, version = (facts.get(name) for name in (b"id", b"server", b"version"))
+    wire.client_id = identity if isinstance(identity, int) else None
+    known = [word.decode("ascii", "replace") for word in (server, version) if isinstance(word, bytes)]
+    wire.server = " ".join(known) or "?"
 
 
 def _is_credentials_error(error: CommandRefused) -> bool:

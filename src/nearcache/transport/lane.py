@@ -7,17 +7,18 @@ waiters stand in a deque and the reply at hand always belongs to the waiter at i
 gets a reply: a caller that was cancelled, or whose deadline passed, leaves its waiter in the deque as a
 placeholder, and the late reply is dropped on it (handing it to the next caller is CVE-2023-28858).
 
-Two objects share the work. A ``Wire`` is one socket and dies with it, together with its parser and its waiters, so
-no reply can cross from one connection to the next. A ``Lane`` outlives its wires: it opens them, keeps commands
-that must wait for their turn (``_backlog``: no connection yet, too many in flight, or a full socket buffer), sweeps
-deadlines, and reconnects with jittered back-off.
+Two objects share the work. A ``Wire`` (``wire.py``) is one socket and dies with it, together with its parser and its
+waiters, so no reply can cross from one connection to the next. A ``Lane`` outlives its wires: it opens them, keeps
+commands that must wait for their turn (``_backlog``: no connection yet, too many in flight, or a full socket buffer),
+sweeps deadlines, and reconnects with jittered back-off. What was sent on a wire that is lost fails; what still waited
+for its turn goes out on the next one, if that comes up at the first attempt.
 
 *Deadlines* cost no timer per command: each write notes how many replies it brings the total to and when they are
 due, and one timer per lane looks at the oldest note. A loop that was blocked is not a slow server, so the sweep
 first lets the loop read what has arrived, and goes on only when nothing more comes. After a deadline the connection
-stays. Only when the server has been silent for three deadlines is the wire replaced, and then the server
-acknowledges a ``CLIENT KILL`` of the old connection before the new one is used: otherwise commands still lying in
-the old socket could be carried out after newer ones.
+stays. Only when the server has said nothing for three deadlines is the wire replaced. Commands still lying in an old
+socket could be carried out after newer ones, so the next wire is used only when the server knows no connection of the
+old one's id and name any more, or has acknowledged its ``CLIENT KILL``.
 
 *Hooks* run where replies are parsed, in order with the server's pushes. State that a push may revoke (the versions
 in ``counters``) must be stored by a hook: by the time an awaiting task wakes up, the push may have been and gone.
@@ -31,31 +32,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Protocol
 
-import hiredis
+from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from .wire import Batch, Command, Hook, Waiter, Wire, afresh, pack
 
-from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+__all__ = ["Command", "Hook", "Lane", "Waiter", "Wire"]
 
-__all__ = ["Batch", "Command", "Hook", "Lane", "Waiter", "Wire"]
-
-Command = tuple[str | bytes | int | float, ...]
-Hook = Callable[[list[Any]], None]
-
-_NOTHING = object()
-_PushNotification = hiredis.PushNotification
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5  # seconds; the most keeps a lane within a second of its server
 _SILENT_DEADLINES = 3
 _CATCH_UP = 0.05  # seconds a sweep lets the loop read on while replies keep coming
-
-
-class Waiter(Protocol):
-    """What takes a reply: an ``asyncio.Future``, a ``ThreadWaiter``, a ``Batch``."""
-
-    def done(self) -> bool: ...
-    def set_result(self, result: Any, /) -> None: ...
-    def set_exception(self, exception: Exception, /) -> None: ...
+_CLOSED = "the connection is closed: call initialize() again"
 
 
 class Breaker(Protocol):
@@ -65,165 +54,6 @@ class Breaker(Protocol):
     def failing(self) -> bool: ...
     def failed(self) -> None: ...
     def succeeded(self) -> None: ...
-
-
-class Batch:
-    """Stands in the deque once per command and hands the list of replies to one waiter."""
-
-    __slots__ = ("_hook", "_left", "_replies", "_waiter")
-
-    def __init__(self, waiter: Waiter, count: int, hook: Hook | None) -> None:
-        self._waiter = waiter
-        self._left = count
-        self._replies: list[Any] = []
-        self._hook = hook
-
-    def done(self) -> bool:
-        # Never: a hook has to see its replies even when the caller has left.
-        return self._left == 0
-
-    def set_result(self, result: Any, /) -> None:
-        self._replies.append(result)
-        self._left -= 1
-        if self._left:
-            return
-        if self._hook is not None:
-            self._hook(self._replies)
-        if not self._waiter.done():
-            self._waiter.set_result(self._replies)
-
-    def set_exception(self, exception: Exception, /) -> None:
-        if isinstance(exception, CommandTimeout):
-            # Late replies still belong to this batch, and its hook.
-            if not self._waiter.done():
-                self._waiter.set_exception(exception)
-            return
-        self._left = 0
-        if not self._waiter.done():
-            self._waiter.set_exception(exception)
-
-
-class Wire(asyncio.Protocol):
-    """One connection: commands out, replies in, in order. It never reconnects."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        self._loop = loop
-        self._timeout = timeout
-        self._reader = hiredis.Reader(
-            protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=_NOTHING
-        )
-        self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
-        self._answered = 0  # replies that came, ever
-        self.waiting: deque[Waiter] = deque()
-        self.due: deque[tuple[int, float]] = deque()  # (replies asked for by then, ever; when they are due)
-        self.paused = False
-        self.last_read = loop.time()
-        self.client_id: int | None = None
-        self.server = ""
-        self.tracks = False
-        self.on_push: Callable[[list[Any]], None] = _ignore_push
-        self.on_read: Callable[[], None] = _ignore
-        self.lost: asyncio.Future[Exception | None] = loop.create_future()
-
-    # -- out
-
-    def send(self, data: bytes, waiter: Waiter) -> None:
-        """Queue one command; it leaves at the end of this turn of the loop."""
-        self.waiting.append(waiter)
-        out = self._out
-        if not out:
-            self._loop.call_soon(self.flush)
-        out.append(data)
-
-    def flush(self) -> None:
-        """Write what was queued, now."""
-        out = self._out
-        if not out or self._transport is None:
-            return
-        due, answered = self.due, self._answered
-        while due and due[0][0] <= answered:
-            due.popleft()
-        due.append((answered + len(self.waiting), self._loop.time() + self._timeout))
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._transport.write(data)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self.on_read()
-
-    # -- in
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-
-    def data_received(self, data: bytes) -> None:
-        self.last_read = self._loop.time()
-        reader, waiting = self._reader, self.waiting
-        try:
-            reader.feed(data)
-            while True:
-                reply = reader.gets()
-                if reply is _NOTHING:
-                    break
-                if reply.__class__ is _PushNotification:
-                    self.on_push(reply)
-                    continue
-                waiter = waiting.popleft()
-                self._answered += 1
-                if not waiter.done():
-                    waiter.set_result(reply)
-        except (ConnectionFailed, IndexError) as error:
-            # Not RESP, or a reply nobody asked for: what follows cannot be matched to its callers.
-            self.abort(ConnectionFailed(f"the server broke the protocol: {error!r}"))
-        self.on_read()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.abort(ConnectionFailed(f"the connection was lost: {exc or 'closed by the server'}"))
-
-    # -- deadlines and the end
-
-    def expire(self, now: float) -> int:
-        """Fail the waiters whose deadline has passed, and say how many; their replies will be dropped."""
-        due = self.due
-        expired = 0
-        while due and (due[0][0] <= self._answered or due[0][1] <= now):
-            count, _ = due.popleft()
-            expired = max(expired, count - self._answered)
-        failed = 0
-        if expired <= 0:
-            return failed
-        error = CommandTimeout(f"no reply within {self._timeout:g} s")
-        seen: Waiter | None = None
-        for index, waiter in enumerate(self.waiting):
-            if index == expired:
-                break
-            if waiter is not seen and not waiter.done():
-                waiter.set_exception(error)
-                failed += 1
-            seen = waiter
-        return failed
-
-    def abort(self, error: Exception) -> None:
-        """Close the socket at once and fail whatever still waits."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-        if not self.lost.done():
-            self.lost.set_result(error)
-        self._out.clear()
-        self.due.clear()
-        waiting, self.waiting = self.waiting, deque()
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_exception(error)
 
 
 class Lane:
@@ -260,13 +90,13 @@ class Lane:
         self._wire: Wire | None = None
         self._down: Exception | None = None  # why, once an attempt has failed; commands then fail at once
         self._closed = False
-        self._backlog: deque[tuple[float, list[Command], Waiter, Hook | None]] = deque()
+        self._backlog: deque[tuple[float, Command | list[Command], Waiter, Hook | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._kill: int | None = None
         self._first = loop.create_future()
         self._keeper = loop.create_task(self._keep_up(), name="nearcache-lane")
         self.counters: dict[bytes, int] = {}
-        self.tracks = True  # until a connection says otherwise: hooks look again when the reply is there
+        self.tracks = True
         self.connects = 0
 
     # -- asking
@@ -275,19 +105,22 @@ class Lane:
         """Send one command; the waiter gets its reply, which may be a ``CommandRefused``."""
         wire = self._wire
         if wire is None or self._backlog or wire.paused or len(wire.waiting) >= self._max_in_flight:
-            self._queue([command], waiter, None, single=True)
+            self._queue(command, waiter, None)
             return
-        wire.send(hiredis.pack_command(command), waiter)
+        wire.send(pack(command), waiter)
         if self._timer is None:
             self._arm()
 
-    def post_many(self, commands: Sequence[Command], waiter: Waiter, hook: Hook | None = None) -> None:
+    def post_many(self, commands: list[Command], waiter: Waiter, hook: Hook | None = None) -> None:
         """Send commands back to back; the waiter gets the list of replies, after ``hook`` has seen it."""
         wire = self._wire
         if wire is None or self._backlog or wire.paused or len(wire.waiting) >= self._max_in_flight:
-            self._queue(list(commands), waiter, hook, single=False)
+            self._queue(commands, waiter, hook)
             return
-        self._send_batch(wire, commands, waiter, hook)
+        packed = [pack(command) for command in commands]
+        wire.send_many(packed, Batch(waiter, len(packed), hook))
+        if self._timer is None:
+            self._arm()
 
     def flush(self) -> None:
         """Write now instead of at the end of this turn of the loop."""
@@ -316,58 +149,60 @@ class Lane:
             if self._wire is None:
                 raise self._down or ConnectionFailed("the lane is closed")
 
-    def _send_batch(
-        self, wire: Wire, commands: Sequence[Command], waiter: Waiter, hook: Hook | None
-    ) -> None:
-        packed = [hiredis.pack_command(command) for command in commands]
-        batch = Batch(waiter, len(packed), hook)
-        for data in packed:
-            wire.send(data, batch)
-        if self._timer is None:
-            self._arm()
-
-    def _queue(self, commands: list[Command], waiter: Waiter, hook: Hook | None, *, single: bool) -> None:
+    def _queue(self, asked: Command | list[Command], waiter: Waiter, hook: Hook | None) -> None:
         if self._closed:
-            waiter.set_exception(NotInitialized("the connection is closed: call initialize() again"))
+            waiter.set_exception(NotInitialized(_CLOSED))
         elif self._down is not None:
             waiter.set_exception(ConnectionFailed(str(self._down)))
         else:
             wait = self._command_timeout + (self._connect_timeout if self._wire is None else 0.0)
-            target = _Single(waiter) if single else waiter
-            self._backlog.append((self._loop.time() + wait, commands, target, hook))
-            if self._timer is None:
-                self._arm()
+            self._backlog.append((monotonic() + wait, asked, waiter, hook))
+            self._arm()
 
     def _take_turns(self) -> None:
-        """Send what waited, as far as there is room; called after every read."""
-        backlog, wire = self._backlog, self._wire
-        while backlog and wire is not None and not wire.paused and len(wire.waiting) < self._max_in_flight:
-            _, commands, waiter, hook = backlog.popleft()
-            if not waiter.done():
-                self._send_batch(wire, commands, waiter, hook)
+        """Send what waited, as far as there is room; called whenever there may be some."""
+        waited, self._backlog = self._backlog, deque()
+        while waited:
+            wire = self._wire
+            if wire is None or wire.paused or len(wire.waiting) >= self._max_in_flight:
+                break
+            _, asked, waiter, hook = waited.popleft()
+            if waiter.done():
+                continue
+            try:
+                if isinstance(asked, tuple):
+                    self.post(asked, waiter)
+                else:
+                    self.post_many(asked, waiter, hook)
+            except (TypeError, ValueError) as error:
+                # It cannot be put into bytes, and this is not its caller's stack.
+                waiter.set_exception(error)
+        self._backlog = waited
 
     # -- deadlines
 
     def _arm(self) -> None:
-        due = [self._backlog[0][0]] if self._backlog else []
-        if self._wire is not None and self._wire.waiting:
-            due.append(self._wire.due[0][1] if self._wire.due else self._loop.time() + self._command_timeout)
-        if due:
+        if self._timer is not None:
+            return
+        due = self._wire.next_due() if self._wire is not None else None
+        if self._backlog and (due is None or self._backlog[0][0] < due):
+            due = self._backlog[0][0]
+        if due is not None:
             # Not before a twentieth of the timeout: a busy lane would sweep after every read.
-            soonest = self._loop.time() + self._command_timeout / 20
-            self._timer = self._loop.call_at(max(min(due), soonest), self._sweep_soon, None)
+            wait = max(due - monotonic(), self._command_timeout / 20)
+            self._timer = self._loop.call_later(wait, self._sweep_soon, None)
 
     def _sweep_soon(self, since: float | None) -> None:
         # Two turns, so that one poll for input lies between, whichever order the loop keeps: uvloop runs
         # timers before it polls, asyncio after.
-        self._loop.call_soon(self._loop.call_soon, self._sweep, since or self._loop.time(), self._last_read())
+        self._loop.call_soon(self._loop.call_soon, self._sweep, since or monotonic(), self._heard())
 
-    def _last_read(self) -> float:
-        return self._wire.last_read if self._wire is not None else 0.0
+    def _heard(self) -> float:
+        return self._wire.heard if self._wire is not None else 0.0
 
-    def _sweep(self, since: float, last_read: float) -> None:
-        now = self._loop.time()
-        if self._last_read() != last_read and now - since < _CATCH_UP:
+    def _sweep(self, since: float, heard: float) -> None:
+        now = monotonic()
+        if self._heard() != heard and now - since < _CATCH_UP:
             self._sweep_soon(since)
             return
         self._timer = None
@@ -375,13 +210,12 @@ class Lane:
         if wire is not None:
             for _ in range(wire.expire(now)):
                 self._breaker.failed()
-            if wire.waiting and now - max(wire.last_read, 0.0) >= _SILENT_DEADLINES * self._command_timeout:
-                self._kill = wire.client_id
-                wire.abort(ConnectionFailed(f"the server has been silent for {now - wire.last_read:.1f} s"))
+            if wire.waiting and now - wire.heard >= _SILENT_DEADLINES * self._command_timeout:
+                wire.abort(ConnectionFailed(f"the server has been silent for {now - wire.heard:.1f} s"))
         while self._backlog and self._backlog[0][0] <= now:
             _, _, waiter, _ = self._backlog.popleft()
             if not waiter.done():
-                waiter.set_exception(CommandTimeout("too many commands in flight: no turn before the deadline"))
+                waiter.set_exception(CommandTimeout("no turn before the deadline: the server or the way to it is busy"))
         self._arm()
 
     # -- life
@@ -389,42 +223,51 @@ class Lane:
     async def _keep_up(self) -> None:
         attempt = 0
         try:
-            while not self._closed:
+            while True:
+                began = monotonic()
                 try:
-                    async with asyncio.timeout(self._connect_timeout):
+                    async with asyncio.timeout(self._connect_timeout) as limit:
                         wire = await self._open_wire(self._kill)
-                except TimeoutError:
-                    self._went_down(ConnectionFailed(f"no connection within {self._connect_timeout:g} s"))
-                except (OSError, CommandRefused) as error:
-                    self._went_down(ConnectionFailed(str(error) or repr(error)))
                 except NearcacheError as error:
                     self._went_down(error)
+                except Exception as error:  # noqa: BLE001  # whatever it is, the next attempt may succeed
+                    late = limit.expired()
+                    why = f"no connection within {self._connect_timeout:g} s" if late else str(error) or repr(error)
+                    self._went_down(ConnectionFailed(why))
                 else:
-                    attempt = 0
                     self._came_up(wire)
-                    lost = await wire.lost
-                    self._wire = None
-                    self.counters.clear()
-                    if not self._closed:
-                        self._went_down(lost or ConnectionFailed("the connection was lost"))
+                    await asyncio.shield(wire.closed)
+                    self._on_state(self, wire.error)
+                    if monotonic() - began > _BACKOFF_MOST:
+                        attempt = 0
                 attempt += 1
                 # Full jitter, but for the first attempt after a loss, which is at once.
-                most = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**attempt)
+                most = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** min(attempt, 10))
                 await asyncio.sleep(random.uniform(0, most) if attempt > 1 else 0)
         finally:
-            self._shut(NotInitialized("the connection is closed: call initialize() again"))
+            self._shut()
 
     def _came_up(self, wire: Wire) -> None:
+        if wire.error is not None:
+            return
         self._kill = self._down = None
         self.connects += 1
         self.tracks = wire.tracks
         self._wire = wire
         wire.on_push = self._pushed
         wire.on_read = self._after_read
+        wire.on_room = self._take_turns
+        wire.on_lost = self._lost
         self._on_state(self, None)
         if not self._first.done():
             self._first.set_result(None)
         self._take_turns()
+
+    def _lost(self) -> None:
+        """At once, before anybody can post again: what the wire has not answered it never will."""
+        wire, self._wire = self._wire, None
+        self._kill = wire.client_id if wire is not None else None
+        self.counters.clear()
 
     def _after_read(self) -> None:
         if self._breaker.failing:
@@ -443,7 +286,7 @@ class Lane:
         backlog, self._backlog = self._backlog, deque()
         for _, _, waiter, _ in backlog:
             if not waiter.done():
-                waiter.set_exception(error)
+                waiter.set_exception(afresh(error))
 
     def _pushed(self, push: list[Any]) -> None:
         """A push: only invalidations are asked for; anything else is not ours."""
@@ -456,54 +299,31 @@ class Lane:
 
     async def aclose(self) -> None:
         """Let what is in flight finish (at most one command timeout), then close. Idempotent."""
+        wire = self._wire
         if not self._closed:
             self._closed = True
-            deadline = self._loop.time() + self._command_timeout
-            while (self.in_flight or self._backlog) and self._loop.time() < deadline:
+            deadline = monotonic() + self._command_timeout
+            # Polled: an event would cost every read a look.
+            while (self.in_flight or self._backlog) and monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
+            wire = self._wire
             self._keeper.cancel()
         await asyncio.wait([self._keeper])
+        if wire is not None:
+            await asyncio.wait([wire.closed], timeout=self._command_timeout)
 
     def drop(self) -> None:
         """Close at once, for a loop that does not turn any more."""
-        self._shut(NotInitialized("the connection is closed: call initialize() again"))
+        self._shut()
 
-    def _shut(self, error: Exception) -> None:
+    def _shut(self) -> None:
         """The synchronous end: also reached when the loop cancels its tasks on the way out."""
         self._closed = True
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.abort(error)
+        if self._wire is not None:
+            self._wire.abort(NotInitialized(_CLOSED))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.counters.clear()
-        self._fail_backlog(error)
+        self._fail_backlog(NotInitialized(_CLOSED))
         if not self._first.done():
             self._first.set_result(None)
-
-
-class _Single:
-    """Unpacks the one reply of a single command that went through the backlog."""
-
-    __slots__ = ("_waiter",)
-
-    def __init__(self, waiter: Waiter) -> None:
-        self._waiter = waiter
-
-    def done(self) -> bool:
-        return self._waiter.done()
-
-    def set_result(self, result: list[Any], /) -> None:
-        self._waiter.set_result(result[0])
-
-    def set_exception(self, exception: Exception, /) -> None:
-        self._waiter.set_exception(exception)
-
-
-def _ignore_push(push: list[Any]) -> None:
-    """Before the handshake is over no push means anything."""
-
-
-def _ignore() -> None:
-    """Nothing waits for a turn yet."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CommandRefused
 from ..tiers import remote
-from .lane import Command, Hook, Waiter
+from .wire import Command, Hook, Waiter
 
 __all__ = ["MemoryLink", "MemoryStore", "get_store"]
 
@@ -28,9 +28,7 @@ class MemoryStore:
         wall: seconds since the epoch; new version counters start from it.
     """
 
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._wall = wall
         self._lock = threading.Lock()
@@ -150,6 +148,15 @@ class MemoryLink:
         if hook is not None:
             hook(replies)
         waiter.set_result(replies)
+
+    def request(self, command: Command) -> Any:
+        return self._store.execute(command)
+
+    def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
+        replies = [self._store.execute(command) for command in commands]
+        if hook is not None:
+            hook(replies)
+        return replies
 
     def flush(self) -> None:
         """Nothing is ever held back."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice, repeat
@@ -15,14 +13,16 @@ import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
 
-__all__ = ["Batch", "Command", "Hook", "Waiter", "Wire", "afresh"]
+__all__ = ["Batch", "Command", "Hook", "Waiter", "Wire", "afresh", "pack"]
 
 Command = tuple[str | bytes | int | float, ...]
 Hook = Callable[[list[Any]], None]
 
+pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub takes one word only
+
 _NOTHING = object()
 _PushNotification = hiredis.PushNotification
-_LARGE = 16_384  # bytes: a command so large is not held back to leave with others, nor written by a thread
+_LARGE = 16_384  # bytes: a command so large does not wait to leave with others
 
 
 class Waiter(Protocol):
@@ -73,10 +73,6 @@ class Batch:
 class Wire(asyncio.Protocol):
     """One socket with its parser and its waiters. It never reconnects.
 
-    Everything is called on its loop but ``send_now``. Two threads may want to write, and the order of ``waiting``
-    must be the order of the bytes: ``_turn`` is held by whoever is composing a write, which for the loop is as
-    long as something lies in ``_out``.
-
     Args:
         loop: the loop it lives on.
         timeout: seconds from the write of a command to its reply.
@@ -87,8 +83,6 @@ class Wire(asyncio.Protocol):
         self._timeout = timeout
         self._reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
-        self._turn = threading.Lock()
-        self._direct: socket.socket | None = None
         self._out: list[bytes] = []
         self._asked = 0  # replies asked for, ever, up to the last write
         self._answered = 0  # replies that came, ever
@@ -103,9 +97,9 @@ class Wire(asyncio.Protocol):
         self.on_push: Callable[[list[Any]], None] = _ignore
         self.on_read: Callable[[], None] = _ignore
         self.on_room: Callable[[], None] = _ignore
-        self.on_lost: Callable[[Exception], None] = _ignore
-        self.lost: asyncio.Future[Exception] = loop.create_future()
-        self.closed: asyncio.Future[None] = loop.create_future()
+        self.on_lost: Callable[[], None] = _ignore
+        self.error: Exception | None = None  # why it ended
+        self.closed: asyncio.Future[None] = loop.create_future()  # the socket is, too
 
     # -- out
 
@@ -113,7 +107,6 @@ class Wire(asyncio.Protocol):
         """Queue one command; it leaves at the end of this turn of the loop."""
         out = self._out
         if not out:
-            self._turn.acquire()
             self._loop.call_soon(self.flush)
         self.waiting.append(waiter)
         out.append(data)
@@ -123,7 +116,6 @@ class Wire(asyncio.Protocol):
     def send_many(self, commands: Sequence[bytes], batch: Batch) -> None:
         """Queue the commands of a batch."""
         if not self._out:
-            self._turn.acquire()
             self._loop.call_soon(self.flush)
         self.waiting.extend(repeat(batch, len(commands)))
         self._out.extend(commands)
@@ -133,49 +125,15 @@ class Wire(asyncio.Protocol):
         out = self._out
         if not out:
             return
-        self._note()
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._turn.release()
-        assert self._transport is not None  # abort() empties what was queued
-        self._transport.write(data)
-
-    def send_now(self, data: bytes, waiter: Waiter, count: int) -> bool:
-        """Write from another thread, if the connection is idle; otherwise do nothing and say so."""
-        turn = self._turn
-        if self.waiting or len(data) > _LARGE or not turn.acquire(blocking=False):
-            return False
-        try:
-            if self.waiting or self._direct is None:
-                return False
-            self.waiting.extend(repeat(waiter, count))
-            self._note()
-            # All that was sent has been answered, so the socket's buffer is empty and takes it whole.
-            whole = self._direct.send(data) == len(data)
-        except OSError:
-            whole = False
-        finally:
-            turn.release()
-        if not whole:
-            self._loop.call_soon_threadsafe(self.abort, ConnectionFailed("the connection takes no more data"))
-        return True
-
-    def share(self) -> None:
-        """Let other threads write, where the socket itself can be written to."""
-        transport = self._transport
-        if self._direct is None and transport is not None and transport.get_extra_info("sslcontext") is None:
-            # A descriptor of our own: it cannot be closed, and its number reused, under a thread that writes.
-            self._direct = transport.get_extra_info("socket").dup()
-
-    def _note(self) -> None:
-        """Note what the next write asks for, and when it is due."""
-        due, answered, now = self._due, self._answered, monotonic()
-        while due and due[0][0] <= answered:
-            due.popleft()
+        answered, now = self._answered, monotonic()
         if self._asked <= answered:
             self.heard = now
         self._asked = asked = answered + len(self.waiting)
-        due.append((asked, now + self._timeout))
+        self._due.append((asked, now + self._timeout))
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        assert self._transport is not None  # abort() empties what was queued
+        self._transport.write(data)
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -191,23 +149,26 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = monotonic()
-        reader, waiting = self._reader, self.waiting
-        gets = reader.gets
+        waiting, gets = self.waiting, self._reader.gets
+        waited = len(waiting)
         try:
-            reader.feed(data)
+            self._reader.feed(data)
             while (reply := gets()) is not _NOTHING:
                 if reply.__class__ is _PushNotification:
                     self.on_push(reply)
                     continue
                 waiter = waiting.popleft()
-                self._answered += 1
                 if not waiter.done():
                     waiter.set_result(reply)
         except Exception as error:  # noqa: BLE001
             # Not RESP, or a reply nobody asked for: what follows cannot be matched to its callers.
             self.abort(ConnectionFailed(f"the server broke the protocol: {error!r}"))
-        else:
-            self.on_read()
+            return
+        self._answered = answered = self._answered + waited - len(waiting)
+        due = self._due
+        while due and due[0][0] <= answered:
+            due.popleft()
+        self.on_read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(ConnectionFailed(f"the connection was lost: {exc or 'closed by the server'}"))
@@ -225,13 +186,15 @@ class Wire(asyncio.Protocol):
     def expire(self, now: float) -> int:
         """Fail the waiters whose deadline has passed, and say how many; their replies will be dropped."""
         due, answered = self._due, self._answered
-        upto = 0
-        while due and (due[0][0] <= answered or due[0][1] <= now):
+        first = upto = max(self._expired, answered)
+        while due and due[0][1] <= now:
             upto, _ = due.popleft()
-        first, self._expired = self._expired, max(self._expired, upto)
+        if upto <= first:
+            return 0
+        self._expired = upto
         failed = 0
         seen: Waiter | None = None
-        for waiter in islice(self.waiting, max(0, first - answered), max(0, upto - answered)):
+        for waiter in islice(self.waiting, first - answered, upto - answered):
             if waiter is not seen and not waiter.done():
                 waiter.set_exception(CommandTimeout(f"no reply within {self._timeout:g} s"))
                 failed += 1
@@ -240,22 +203,16 @@ class Wire(asyncio.Protocol):
 
     def abort(self, error: Exception) -> None:
         """Close the socket at once and fail whatever still waits. Idempotent."""
-        if self.lost.done():
+        if self.error is not None:
             return
-        if not self._out:
-            self._turn.acquire()  # a thread that is writing finishes first
+        self.error = error
         self._out.clear()
-        direct, self._direct = self._direct, None
+        self._due.clear()
         waiting, self.waiting = self.waiting, deque()
-        self._turn.release()
-        if direct is not None:
-            direct.close()
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        self._due.clear()
-        self.lost.set_result(error)
-        self.on_lost(error)
+        self.on_lost()
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_exception(afresh(error))

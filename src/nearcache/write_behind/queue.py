@@ -35,6 +35,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self._buffer = Buffer(_ATTEMPTS)
+        self._coming = 0  # values on their way into the cache, and then into the buffer
         self._failing = False
         self._registered = False
 
@@ -111,14 +112,19 @@ class AsyncWriteBehind(_Queue):
         if (home := self._elsewhere()) is not None:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.set(key, value), home))
         self._start()
-        while self.pending >= _MAX_PENDING:
+        while self.pending + self._coming >= _MAX_PENDING:
             await self._wait(None)
+        self._coming += 1
         try:
             cached = await self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
+            self._buffer.add(key, value)
         except asyncio.CancelledError:
-            self._add(key, value)  # readers may find it already
+            self._buffer.add(key, value)  # readers may find it already
             raise
-        self._add(key, value)
+        finally:
+            self._coming -= 1
+            self._start()
+            self._news.set()
         return cached
 
     async def drain(self) -> int:
@@ -157,11 +163,6 @@ class AsyncWriteBehind(_Queue):
         self._register(self.drain)
         if all(worker.done() for worker in self._workers):
             self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
-
-    def _add(self, key: str, value: Any) -> None:
-        self._buffer.add(key, value)
-        self._start()
-        self._news.set()
 
     async def _wait(self, until: float | None) -> None:
         """For anything to change; everybody who waits wakes up, and looks again."""
@@ -221,11 +222,16 @@ class WriteBehind(_Queue):
         """Cache ``value`` now and hand it to the writer soon; see ``AsyncWriteBehind.set``."""
         with self._changed:
             self._start()
-            self._changed.wait_for(lambda: self.pending < _MAX_PENDING)
-        with self._in_order[hash(str(key)) % _STRIPES]:
-            cached = self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
+            self._changed.wait_for(lambda: self.pending + self._coming < _MAX_PENDING)
+            self._coming += 1
+        try:
+            with self._in_order[hash(str(key)) % _STRIPES]:
+                cached = self._cache.set(key, value, ttl=self._ttl, namespace=self._namespace)
+                with self._changed:
+                    self._buffer.add(key, value)
+        finally:
             with self._changed:
-                self._buffer.add(key, value)
+                self._coming -= 1
                 self._start()
                 self._changed.notify_all()
         return cached
