@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Cached", "CachedFunction"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
 _MakeKey = Callable[..., str]
@@ -72,8 +74,8 @@ class CachedFunction(Generic[P, T]):
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
     @overload
     def __get__(
-        self: CachedFunction[Concatenate[S, P], T], instance: S, owner: type | None = None
-    ) -> CachedFunction[P, T]: ...
+        self: Callable[Concatenate[S, Q], R], instance: S, owner: type | None = None
+    ) -> CachedFunction[Q, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: bound to the instance, like a function."""
         if instance is None:

@@ -1,4 +1,4 @@
-"""Ready-made caches: what each is for, on which client, in which namespace, for how long.
+"""[shell] Ready-made caches: what each is for, on which client, in which namespace, for how long.
 
 Factories and getters are memoised: the same client, namespace and TTL (and the same options) give the same object.
 """

@@ -152,7 +152,7 @@ async def test_after_disconnect_all_operations_raise_until_initialised_again(
     await cache.set("key", 1)
     await manager.disconnect_all()
     await manager.disconnect_all()
-    for use in (lambda: cache.get("key"), lambda: cache.set("key", 2), lambda: cache.ping()):
+    for use in (lambda: cache.get("key"), lambda: cache.set("key", 2), cache.ping):
         with pytest.raises(NotInitialized):
             await use()
     assert cache.is_ready() is False
@@ -225,7 +225,7 @@ async def test_strict_raises(manager: MultiRedisConnectionManager, fresh_server:
         lambda: cache.get("k"),
         lambda: cache.set("k", 1),
         lambda: cache.delete("k"),
-        lambda: cache.clear(),
+        cache.clear,
         lambda: cache.get_many(["k"]),
         lambda: cache.ttl("k"),
     ):

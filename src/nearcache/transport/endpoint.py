@@ -40,9 +40,7 @@ _SCHEMES: dict[str, tuple[Kind, bool]] = {
 _TLS_PARAMETERS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-_SPLIT = re.compile(
-    r"([a-z][a-z0-9+.-]{0,31})://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.ASCII | re.IGNORECASE
-)
+_SPLIT = re.compile(r"([a-z][a-z0-9+.-]{0,31})://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"\w(?:[\w.-]*\w)?\.?")
 _NODE = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::([0-9]{1,5}))?", re.ASCII)
 _STORE = re.compile(r"[A-Za-z0-9._-]*")
@@ -202,9 +200,7 @@ def _split(url: str) -> _Parts:
     scheme, authority, path, query, fragment = match.groups(default="")
     userinfo, at, place = authority.rpartition("@")
     if "@" in userinfo + path + query or fragment:
-        raise _Problem(
-            "has a second or misplaced '@', or a '#'; percent-encode: @ is %40, / %2F, ? %3F, # %23"
-        )
+        raise _Problem("has a second or misplaced '@', or a '#'; percent-encode: @ is %40, / %2F, ? %3F, # %23")
     return _Parts(scheme.lower(), userinfo if at else None, place, path, query)
 
 
@@ -231,9 +227,7 @@ def _parse(url: object, default_db: int) -> Endpoint:
     username, password = _credentials(parts.userinfo)
     if kind == "unix":
         if parts.place or len(parts.path) < 2:
-            raise _Problem(
-                "unix:// takes the absolute path of a socket, with three slashes: unix:///run/valkey.sock"
-            )
+            raise _Problem("unix:// takes the absolute path of a socket, with three slashes: unix:///run/valkey.sock")
         path = _decoded(parts.path)
         db = _db(_query(parts.query, ("db",)).get("db"), 0)
         return Endpoint(kind=kind, host=path, path=path, db=db, username=username, password=password)
@@ -287,15 +281,11 @@ def _nodes(place: str, default_port: int) -> tuple[tuple[str, int], ...]:
     for text in place.split(","):
         match = _NODE.fullmatch(text)
         if match is None:
-            raise _Problem(
-                "the port must be a whole number from 1 to 65535, an IPv6 address needs [brackets]"
-            )
+            raise _Problem("the port must be a whole number from 1 to 65535, an IPv6 address needs [brackets]")
         written, _, _ = text.rpartition(":") if match[3] else (text, "", "")
         host = parse_host(written)
         if host is None:
-            raise _Problem(
-                "the host is empty" if not written else "the host is not a host name or an IP address"
-            )
+            raise _Problem("the host is empty" if not written else "the host is not a host name or an IP address")
         port = int(match[3]) if match[3] else default_port
         if match[3] and not 1 <= port <= 65535:
             raise _Problem("the port must be a whole number from 1 to 65535")
@@ -306,9 +296,7 @@ def _nodes(place: str, default_port: int) -> tuple[tuple[str, int], ...]:
 def _service(path: str) -> tuple[str, str]:
     service, slash, number = path[1:].partition("/")
     if not _SERVICE.fullmatch(service) or (slash and not number):
-        raise _Problem(
-            "a sentinel URL names the service, then perhaps a database: redis+sentinel://host/service/0"
-        )
+        raise _Problem("a sentinel URL names the service, then perhaps a database: redis+sentinel://host/service/0")
     return service, number
 
 

@@ -6,8 +6,10 @@ server tracks only what is asked for after ``CLIENT CACHING YES``.
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import CommandRefused, ConfigurationError, ConnectionFailed
 
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversation", "Greeting", "shake_hands", "tls_context"]
 
+T = TypeVar("T")
+
 Command = tuple[str | bytes | int | float, ...]
+Conversation = Generator[list[Command], list[Any], T]
+"""Yields commands to send back to back, is resumed with their replies."""
+
+_TOKEN = secrets.token_hex(4)  # with the process's id, its connections' names are nobody else's
+_CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH", "NOPERM"])
 
 
 class Greeting(NamedTuple):
@@ -29,63 +38,76 @@ class Greeting(NamedTuple):
     tracks: bool
 
 
-Conversation = Generator[list[Command], list[Any], Greeting]
-"""Yields commands to send back to back, is resumed with their replies."""
-
-
-def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None) -> Conversation:
+def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None) -> Conversation[Greeting]:
     """Introduce a new connection.
 
     Args:
         endpoint: with credentials and database.
-        client_name: shown by ``CLIENT LIST``.
+        client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
 
     Raises:
         ConnectionFailed: the server refused: wrong password, no such database.
     """
+    name = f"{client_name}-{os.getpid():x}-{_TOKEN}"
     hello: list[str] = ["HELLO", "3"]
     if endpoint.password:
         hello += ["AUTH", endpoint.username or "default", endpoint.password]
-    (answer,) = yield [(*hello, "SETNAME", client_name)]
-    resp3 = not isinstance(answer, CommandRefused)
+    (answer,) = yield [(*hello, "SETNAME", name)]
+    resp3 = isinstance(answer, dict | list)
     if resp3:
-        # A map in RESP3, a flat list when a proxy answers HELLO 3 in RESP2.
-        facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
-        client_id = int(facts.get(b"id", 0)) or None
-        server = f"{facts.get(b'server', b'?').decode()} {facts.get(b'version', b'?').decode()}"
-    elif _first_word(answer) in _CREDENTIALS:
-        raise ConnectionFailed(f"the server refused the credentials: {_first_word(answer)}")
+        client_id, server = _facts(answer)
+    elif not isinstance(answer, CommandRefused):
+        raise ConnectionFailed(f"this is no Redis or Valkey server: it answered HELLO with {answer!r:.40}")
+    elif _code(answer) in _CREDENTIALS:
+        raise ConnectionFailed(f"the server refused the credentials: {_code(answer)}")
     else:
-        client_id, server = yield from _resp2(endpoint, client_name)
+        client_id, server = yield from _resp2(endpoint, name)
 
-    commands: list[Command] = [("SELECT", endpoint.db)] if endpoint.db else [("PING",)]
-    if kill is not None:
-        commands.append(("CLIENT", "KILL", "ID", kill))
+    commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",)]
     if resp3:
         commands.append(("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP"))
-    replies = yield commands
-    if isinstance(replies[0], CommandRefused):
-        raise ConnectionFailed(f"database {endpoint.db}: {replies[0]}")
+    first, *rest = yield commands
+    if isinstance(first, CommandRefused) and (endpoint.db or _code(first) != "NOPERM"):
+        if _code(first) in _CREDENTIALS:
+            raise ConnectionFailed(f"the server refused the credentials: {_code(first)}")
+        raise ConnectionFailed(f"database {endpoint.db}: {first}")
+    if kill is not None:
+        yield from _kill(kill, name)
     # Without tracking (an old server, a proxy, an ACL without it) versions are read with every read instead.
-    return Greeting(client_id, server, resp3 and not isinstance(replies[-1], CommandRefused))
+    return Greeting(client_id, server, rest == [b"OK"])
 
 
-def _resp2(endpoint: Endpoint, client_name: str) -> Generator[list[Command], list[Any], tuple[int | None, str]]:
+def _resp2(endpoint: Endpoint, name: str) -> Conversation[tuple[int | None, str]]:
     if endpoint.password:
         user = (endpoint.username,) if endpoint.username else ()
         (reply,) = yield [("AUTH", *user, endpoint.password)]
         if isinstance(reply, CommandRefused):
-            raise ConnectionFailed(f"the server refused the credentials: {_first_word(reply)}")
+            raise ConnectionFailed(f"the server refused the credentials: {_code(reply)}")
     # Both are conveniences: a server without them is served all the same.
-    _, identity = yield [("CLIENT", "SETNAME", client_name), ("CLIENT", "ID")]
+    _, identity = yield [("CLIENT", "SETNAME", name), ("CLIENT", "ID")]
     return (identity if isinstance(identity, int) else None), "resp2"
 
 
-_CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH", "NOPERM"])
+def _kill(kill: int, name: str) -> Conversation[None]:
+    """End an earlier connection of ours, if this server still has it; back when it is gone.
+
+    A server that was started anew counts its connections from one again: the name tells ours from a stranger's.
+    """
+    (line,) = yield [("CLIENT", "LIST", "ID", kill)]
+    if isinstance(line, bytes) and f"name={name}".encode() in line.split():
+        yield [("CLIENT", "KILL", "ID", kill)]
 
 
-def _first_word(error: CommandRefused) -> str:
+def _facts(answer: dict[Any, Any] | list[Any]) -> tuple[int | None, str]:
+    # A map in RESP3, a flat list when a proxy answers HELLO 3 in RESP2.
+    facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
+    identity, server, version = (facts.get(name) for name in (b"id", b"server", b"version"))
+    known = [word.decode("ascii", "replace") for word in (server, version) if isinstance(word, bytes)]
+    return (identity if isinstance(identity, int) else None), " ".join(known) or "?"
+
+
+def _code(error: CommandRefused) -> str:
     # Only the error's code: the rest is the server's text, and some servers quote what they were sent.
     return str(error).split(" ", 1)[0]
 

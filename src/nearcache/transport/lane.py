@@ -43,7 +43,7 @@ __all__ = ["Command", "Hook", "Lane", "Waiter", "Wire"]
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5  # seconds; the most keeps a lane within a second of its server
 _SILENT_DEADLINES = 3
-_CATCH_UP = 0.05  # seconds a sweep lets the loop read on while replies keep coming
+_CATCH_UP = 50  # times a sweep lets the loop read on while replies keep coming
 _CLOSED = "the connection is closed: call initialize() again"
 
 
@@ -190,20 +190,19 @@ class Lane:
         if due is not None:
             # Not before a twentieth of the timeout: a busy lane would sweep after every read.
             wait = max(due - monotonic(), self._command_timeout / 20)
-            self._timer = self._loop.call_later(wait, self._sweep_soon, None)
+            self._timer = self._loop.call_later(wait, self._sweep_soon, _CATCH_UP)
 
-    def _sweep_soon(self, since: float | None) -> None:
+    def _sweep_soon(self, rounds: int) -> None:
         # Two turns, so that one poll for input lies between, whichever order the loop keeps: uvloop runs
-        # timers before it polls, asyncio after.
-        self._loop.call_soon(self._loop.call_soon, self._sweep, since or monotonic(), self._heard())
+        # timers before it polls, asyncio after. What was due by now and is not read by then did not come in time.
+        self._loop.call_soon(self._loop.call_soon, self._sweep, monotonic(), self._heard(), rounds)
 
     def _heard(self) -> float:
         return self._wire.heard if self._wire is not None else 0.0
 
-    def _sweep(self, since: float, heard: float) -> None:
-        now = monotonic()
-        if self._heard() != heard and now - since < _CATCH_UP:
-            self._sweep_soon(since)
+    def _sweep(self, now: float, heard: float, rounds: int) -> None:
+        if self._heard() != heard and rounds:
+            self._sweep_soon(rounds - 1)
             return
         self._timer = None
         wire = self._wire

@@ -32,7 +32,7 @@ from .endpoint import Endpoint
 from .hello import shake_hands
 from .lane import Breaker
 from .thread_wire import CHUNK, NOTHING, ThreadWaiter, ThreadWire, open_socket
-from .wire import Command, Hook, pack
+from .wire import Command, Hook, afresh, pack
 
 __all__ = ["ThreadLane"]
 
@@ -111,7 +111,7 @@ class ThreadLane:
         waiter = ThreadWaiter(count, hook, monotonic() + self._command_timeout)
         with self._lock:
             if connection.lost is not None:
-                raise connection.lost
+                raise afresh(connection.lost)
             connection.out.append(data)
             connection.waiting.append(waiter)
             leads = not connection.led
@@ -217,7 +217,7 @@ class ThreadLane:
         for waiter in list(connection.waiting):
             if not waiter.done and waiter.due <= now:
                 self._breaker.failed()
-                waiter.finish(error)
+                waiter.finish(afresh(error))
         silent = now - max(connection.last_read, connection.waiting[0].due - self._command_timeout)
         if silent < _SILENT_DEADLINES * self._command_timeout:
             return None
@@ -335,7 +335,7 @@ class ThreadLane:
         connection.sock.close()
         self.counters.clear()
         for waiter in waiting:
-            waiter.finish(error)
+            waiter.finish(afresh(error))
         if reconnect and not self._closed.is_set():
             self._went_down(error)
 

@@ -81,7 +81,7 @@ class ThreadWire:
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
-    def talk(self, conversation: Conversation) -> Greeting:
+    def talk(self, conversation: Conversation[Greeting]) -> Greeting:
         """Drive the handshake."""
         replies: list[Any] | None = None
         try:

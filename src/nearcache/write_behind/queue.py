@@ -35,7 +35,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self._buffer = Buffer(_ATTEMPTS)
-        self._coming = 0  # values on their way into the cache, and then into the buffer
+        self._coming: int = 0  # values on their way into the cache, and then into the buffer
         self._failing = False
         self._registered = False
 

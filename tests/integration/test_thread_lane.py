@@ -1,0 +1,274 @@
+"""The connection that threads share: right replies under contention, deadlines, losses, idleness, the end."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from nearcache.core.breaker import Breaker
+from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, NotInitialized
+from nearcache.tiers import remote
+from nearcache.transport.endpoint import parse_url
+from nearcache.transport.thread_lane import ThreadLane
+
+from ..servers import ValkeyServer, wait_until
+
+
+class Bench:
+    """Opens lanes, and closes them at the end."""
+
+    def __init__(self) -> None:
+        self.lanes: list[ThreadLane] = []
+        self.states: list[str | None] = []
+        self.breaker = Breaker(3, 1.0, lambda: 0.0)
+
+    def open(self, url: str, *, command_timeout: float = 5.0) -> ThreadLane:
+        lane = ThreadLane(
+            parse_url(url, variable="url"),
+            lambda: None,
+            client_name="thread-lane",
+            command_timeout=command_timeout,
+            connect_timeout=2.0,
+            breaker=self.breaker,
+            on_state=lambda lane, error: self.states.append(None if error is None else str(error)),
+        )
+        self.lanes.append(lane)
+        return lane
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    for lane in bench.lanes:
+        lane.close()
+    wait_until(
+        lambda: not [t for t in threading.enumerate() if t.name == "nearcache-reconnect"], "reconnecting to have ended"
+    )
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))
+
+
+def test_every_thread_gets_its_own_replies(bench: Bench, url: str, server: ValkeyServer) -> None:
+    for n in range(400):
+        server.command("SET", f"k{n}", n)
+    lane = bench.open(url)
+
+    def work(thread: int) -> int:
+        wrong = 0
+        for i in range(1_500):
+            n = (thread * 31 + i * 7) % 399
+            if i % 3:
+                wrong += lane.request(("GET", f"k{n}")) != b"%d" % n
+            else:
+                replies = lane.request_many([("GET", f"k{n}"), ("ECHO", f"{thread}"), ("GET", f"k{n + 1}")])
+                wrong += replies != [b"%d" % n, b"%d" % thread, b"%d" % (n + 1)]
+        return wrong
+
+    assert in_threads(16, work) == [0] * 16
+    assert server.command("CLIENT", "LIST").count(b"name=thread-lane") == 1
+
+
+def test_refusals_are_replies_and_large_values_pass(bench: Bench, url: str) -> None:
+    lane = bench.open(url)
+    assert isinstance(lane.request(("NOSUCH",)), CommandRefused)
+    value = bytes(range(256)) * 4096
+    assert (
+        in_threads(4, lambda n: lane.request_many([("SET", f"big{n}", value), ("GET", f"big{n}")])[1] == value)
+        == [True] * 4
+    )
+
+
+def test_a_frozen_server_costs_one_deadline_and_late_replies_reach_nobody(
+    bench: Bench, fresh_server: ValkeyServer
+) -> None:
+    fresh_server.command("SET", "a", "a's")
+    fresh_server.command("SET", "b", "b's")
+    lane = bench.open(fresh_server.url, command_timeout=0.2)
+    assert lane.request(("GET", "a")) == b"a's"
+    fresh_server.pause()
+    try:
+
+        def ask(_: int) -> str:
+            with pytest.raises(CommandTimeout, match=r"0\.2 s"):
+                lane.request(("GET", "a"))
+            return "late"
+
+        assert in_threads(8, ask) == ["late"] * 8
+        assert not bench.breaker.closed
+    finally:
+        fresh_server.resume()
+    replies = in_threads(8, lambda n: lane.request(("GET", "b")))
+    assert replies == [b"b's"] * 8
+    assert lane.connects == 1, "the connection stays"
+    assert bench.breaker.closed
+
+
+def test_a_silent_server_is_left_and_told_to_drop_the_old_connection(bench: Bench, fresh_server: ValkeyServer) -> None:
+    lane = bench.open(fresh_server.url, command_timeout=0.1)
+    lane.request(("SET", "key", "before"))
+    fresh_server.pause()
+    try:
+        for _ in range(3):
+            with pytest.raises(CommandTimeout):
+                lane.request(("SET", "key", "old"))
+        wait_until(lambda: not lane.connected, "the connection to be left")
+    finally:
+        fresh_server.resume()
+    wait_until(lambda: lane.connected, "the lane to be back")
+    assert lane.request(("SET", "key", "new")) == b"OK"
+    assert fresh_server.command("CLIENT", "LIST").count(b"name=thread-lane") == 1
+    assert lane.request(("GET", "key")) == b"new"
+
+
+def test_a_server_killed_in_mid_flight(bench: Bench, fresh_server: ValkeyServer) -> None:
+    lane = bench.open(fresh_server.url)
+    lane.open()
+    fresh_server.pause()
+    started = threading.Barrier(9)
+
+    def ask(_: int) -> Exception:
+        started.wait()
+        with pytest.raises(ConnectionFailed) as caught:
+            lane.request(("GET", "a"))
+        return caught.value
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask, n) for n in range(8)]
+        started.wait()
+        fresh_server.kill()
+        errors = [future.result() for future in asking]
+    assert len({id(error) for error in errors}) == 8, "an error of one's own: raising adds a traceback"
+    assert not any(isinstance(error, CommandTimeout) for error in errors)
+    with pytest.raises(ConnectionFailed):
+        lane.request(("PING",))
+    fresh_server.start()
+    wait_until(lambda: lane.connected, "the lane to be back")
+    assert lane.request(("PING",)) == b"PONG"
+    assert bench.states[0] is None
+    assert bench.states[-1] is None
+    assert len(bench.states) >= 3
+
+
+def test_a_connection_closed_while_idle_costs_no_command(
+    bench: Bench, url: str, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearcache.transport.thread_lane._IDLE", 0.0)
+    lane = bench.open(url)
+    assert lane.request(("PING",)) == b"PONG"
+    identity = lane.request(("CLIENT", "ID"))
+    server.command("CLIENT", "KILL", "ID", identity)
+    wait_until(lambda: b"name=thread-lane" not in server.command("CLIENT", "LIST"), "the connection to be gone")
+    assert lane.request(("PING",)) == b"PONG"
+    assert lane.connects == 2
+
+
+def test_a_server_that_is_not_there(bench: Bench, fresh_server: ValkeyServer) -> None:
+    fresh_server.kill()
+    lane = bench.open(fresh_server.url)
+    with pytest.raises(ConnectionFailed):
+        lane.open()
+    with pytest.raises(ConnectionFailed):
+        lane.request(("PING",))
+    fresh_server.start()
+    wait_until(lambda: lane.connected, "the lane to be there")
+    assert lane.request(("PING",)) == b"PONG"
+
+
+def test_what_a_hook_stores_a_push_revokes(bench: Bench, url: str, server: ValkeyServer) -> None:
+    lane = bench.open(url)
+
+    def learn() -> None:
+        def remember(replies: list[Any]) -> None:
+            lane.counters[b"counter"] = int(replies[-1])
+
+        lane.request_many([remote.TRACK_NEXT, remote.read_counter(b"counter")], remember)
+
+    learn()
+    assert lane.tracks
+    before = lane.counters[b"counter"]
+    lane.request(("PING",))
+    assert lane.counters[b"counter"] == before
+    server.command("SET", "counter", before + 1)
+    lane.request(("PING",))
+    assert lane.counters == {}, "pushed ahead of the reply"
+    learn()
+    server.command("FLUSHALL")
+    lane.request(("PING",))
+    assert lane.counters == {}
+
+
+def test_a_thread_that_is_interrupted_while_it_leads_leaves_no_other_hanging(
+    bench: Bench, fresh_server: ValkeyServer
+) -> None:
+    lane = bench.open(fresh_server.url, command_timeout=10.0)
+    lane.open()
+    fresh_server.pause()
+    outcomes: dict[str, BaseException | Any] = {}
+
+    def ask(name: str) -> None:
+        try:
+            outcomes[name] = lane.request(("PING",))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is tested
+            outcomes[name] = error
+
+    leader = threading.Thread(target=ask, args=("leader",))
+    leader.start()
+    wait_until(lambda: lane._connection is not None and lane._connection.led, "somebody to lead")
+    follower = threading.Thread(target=ask, args=("follower",))
+    follower.start()
+    wait_until(lambda: lane._connection is not None and len(lane._connection.waiting) == 2, "somebody to follow")
+    assert leader.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(leader.ident), ctypes.py_object(KeyboardInterrupt))
+    fresh_server.resume()
+    leader.join(20)
+    follower.join(20)
+    assert isinstance(outcomes["leader"], KeyboardInterrupt)
+    assert outcomes["follower"] == b"PONG" or isinstance(outcomes["follower"], ConnectionFailed)
+    wait_until(lambda: lane.connected, "the lane to be there")
+    assert lane.request(("PING",)) == b"PONG"
+
+
+def test_closing_lets_what_is_in_flight_finish(bench: Bench, fresh_server: ValkeyServer) -> None:
+    lane = bench.open(fresh_server.url)
+    lane.open()
+    fresh_server.pause()
+    with ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(lane.request, ("PING",))
+        wait_until(lambda: lane._connection is not None and lane._connection.led, "it to be asked")
+        closing = pool.submit(lane.close)
+        fresh_server.resume()
+        assert asking.result() == b"PONG"
+        closing.result()
+    lane.close()
+    with pytest.raises(NotInitialized):
+        lane.request(("PING",))
+    wait_until(lambda: b"name=thread-lane" not in fresh_server.command("CLIENT", "LIST"), "the connection to be gone")
+
+
+def test_a_server_that_speaks_something_else(bench: Bench) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        lane = bench.open(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(ConnectionFailed):
+            lane.open()
+        lane.close()
+        thread.join()
