@@ -1,7 +1,7 @@
-"""``python -m benchmarks sync``: GET and SET from threads, with nearcache's background thread on either loop.
+"""``python -m benchmarks sync``: GET and SET from threads, nearcache's ``Cache`` beside redis-py's client.
 
-nearcache takes uvloop when it is installed, so each variant runs in a process of its own; redis-py, which
-knows no loop, is measured in both, in turns with nearcache.
+Once with uvloop and once without, each in a process of its own: ``Cache`` needs no event loop, so both should come out
+alike; redis-py is measured beside it in both.
 """
 
 from __future__ import annotations

@@ -510,6 +510,13 @@ async def test_an_application_may_start_again(settings: Settings) -> None:
             assert (await ask(app)).body == b"answer 1"
 
 
+async def test_a_request_after_the_lifespan_connects_again(settings: Settings) -> None:
+    app = HTTPCacheMiddleware(WithLifespan(), settings=settings)
+    async with lifespan(app):
+        pass
+    assert [(await ask(app)).body for _ in range(2)] == [b"answer 1"] * 2
+
+
 @pytest.mark.parametrize("step", ["startup", "shutdown"])
 async def test_an_application_that_dies_leaves_no_connection(settings: Settings, step: str) -> None:
     origin = WithLifespan()

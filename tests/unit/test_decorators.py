@@ -322,6 +322,16 @@ def test_functions_are_told_apart_by_module_and_name() -> None:
     assert cached(one).key(1).startswith(f"{__name__}.test_functions_are_told_apart_by_module_and_name.<locals>.one:")
 
 
+def test_a_release_that_renames_parameters_does_not_read_what_the_one_before_it_wrote() -> None:
+    def make(source: str) -> Any:
+        names: dict[str, Any] = {"__name__": "shop"}
+        exec(source, names)
+        return names["f"]
+
+    before, after = make("def f(width, height): ..."), make("def f(height, width): ...")
+    assert cached(before).key(1, 2) != cached(after).key(1, 2)
+
+
 class Opaque:
     pass
 

@@ -240,6 +240,11 @@ def test_what_tells_two_urls_apart(other: dict[str, Any]) -> None:
     assert route_key(other) != route_key(request(path="/b", scheme="http"))
 
 
+def test_two_hosts_are_not_one() -> None:
+    one, other = ([(b"host", host) for host in hosts] for hosts in ((b"a", b"b"), (b"ab",)))
+    assert route_key(request(headers=one)) != route_key(request(headers=other))
+
+
 def test_what_is_the_same_url() -> None:
     one = request(path="/é b", raw_path=b"/%C3%A9%20b", headers=[(b"host", b"EXAMPLE.com")])
     assert route_key(one) == route_key(request(path="/é b", scheme="http"))
