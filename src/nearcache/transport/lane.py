@@ -23,8 +23,8 @@ old one's id and name any more, or has acknowledged its ``CLIENT KILL``.
 *Hooks* run where replies are parsed, in order with the server's pushes. State that a push may revoke (the versions
 in ``counters``) must be stored by a hook: by the time an awaiting task wakes up, the push may have been and gone.
 
-Memory: a command in flight costs about 0.6 kB plus its own bytes while they wait to be written, so
-``NEARCACHE_MAX_IN_FLIGHT`` = 100,000 bounds a lane at about 60 MB plus one socket buffer.
+Memory: a command, sent or waiting for its turn, costs up to 0.4 kB plus its own bytes until they are written, so
+``NEARCACHE_MAX_IN_FLIGHT`` = 100,000 bounds a lane at 40 MB plus one socket buffer. What callers keep comes on top.
 """
 
 from __future__ import annotations
