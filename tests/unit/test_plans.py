@@ -116,14 +116,10 @@ def test_a_namespace_cleared_again_and_again_gives_a_miss_not_a_hang() -> None:
     bench, link = Bench(), Link()
     plan = bench.plans.get(link, SITE, KEY, None)
     effect: Any = next(plan)
-    for _ in range(20):
-        try:
+    with pytest.raises(StopIteration) as stop:
+        for _ in range(20):
             effect = plan.send([b"OK", b"7"] if isinstance(effect, Send) else [bench.raw("value", 7)])
-        except StopIteration as stop:
-            assert stop.value is Miss.INVALIDATED
-            break
-    else:
-        pytest.fail("never ended")
+    assert stop.value.value is Miss.INVALIDATED
 
 
 @pytest.mark.parametrize("error", [ConnectionFailed("gone"), CommandTimeout("late"), CommandRefused("WRONGTYPE")])

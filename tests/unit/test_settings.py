@@ -232,9 +232,7 @@ def test_queue_parts_fall_back_one_by_one() -> None:
         ("QUEUE_REDIS_URL", None),
     ],
 )
-def test_empty_variable_counts_as_not_set(
-    name: str, fallback: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_variable_counts_as_not_set(name: str, fallback: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "")
     assert getattr(Settings(), name.lower()) == fallback
 
@@ -295,10 +293,7 @@ NOT_NUMBERS: list[object] = [
     float("inf"),
 ]
 BAD: list[tuple[str, object]] = [
-    *[
-        ("redis_host", v)
-        for v in ("", " ", "a b", "a/b", "h:1", "h\n", "[h]", "h,i", "redis://h", "-h", 1, None, b"h")
-    ],
+    *[("redis_host", v) for v in ("", " ", "a b", "a/b", "h:1", "h\n", "[h]", "h,i", "redis://h", "-h", 1, None, b"h")],
     *[("queue_redis_host", v) for v in ("", None)],
     *[
         (n, v)
@@ -306,11 +301,7 @@ BAD: list[tuple[str, object]] = [
         for v in (*NOT_NUMBERS, 0, -1, 65536, 1.0, "1.0", "1e3", 10**400)
     ],
     *[(n, v) for n in ("redis_db", "queue_redis_db") for v in (*NOT_NUMBERS, -1, "-1", 2**31, 0.0)],
-    *[
-        (n, v)
-        for n in ("redis_username", "redis_password")
-        for v in (1, b"hunter22", "hun\0ter22", ["hunter22"])
-    ],
+    *[(n, v) for n in ("redis_username", "redis_password") for v in (1, b"hunter22", "hun\0ter22", ["hunter22"])],
     *[("prefix", v) for v in ("a b", "a~", "é", "a\n", "{x}", "*", 1, None)],
     *[("near_enabled", v) for v in ("", "maybe", 1, 0, None, "2")],
     *[(n, v) for n in COUNTS for v in (*NOT_NUMBERS, 0, -1, 1.5, "1.5", 10**9 + 1, timedelta(1))],
@@ -429,10 +420,7 @@ def test_endpoints(values: dict[str, Any], cache: str, queue: str) -> None:
 
 
 def test_a_number_too_long_to_write() -> None:
-    assert (
-        refusal(lambda: build(redis_port=10**5000))
-        == "REDIS_PORT=<int>: expected a whole number from 1 to 65535"
-    )
+    assert refusal(lambda: build(redis_port=10**5000)) == "REDIS_PORT=<int>: expected a whole number from 1 to 65535"
 
 
 def test_unknown_client() -> None:
@@ -481,12 +469,8 @@ def test_frozen_and_the_refusal_shows_no_value(name: str) -> None:
 
 @given(
     password=st.text("qxzjwkQXZJWKéλ1@:/?#[]%&=,.-_+ \n\0", min_size=6, max_size=24),
-    values=st.fixed_dictionaries(
-        {"redis_port": st.sampled_from(["x", 0]), "near_ttl": st.sampled_from(["?", -1])}
-    ),
-    template=st.sampled_from(
-        ["redis://user:{}@h:x", "redis://user:{}@", "{}", "redsi://{}@h", "redis://:{}@h"]
-    ),
+    values=st.fixed_dictionaries({"redis_port": st.sampled_from(["x", 0]), "near_ttl": st.sampled_from(["?", -1])}),
+    template=st.sampled_from(["redis://user:{}@h:x", "redis://user:{}@", "{}", "redsi://{}@h", "redis://:{}@h"]),
 )
 def test_no_error_shows_a_secret(password: str, values: dict[str, Any], template: str) -> None:
     secrets = {"redis_password": password, "redis_url": template.format(password)}
@@ -527,9 +511,7 @@ def test_describe_has_a_row_per_variable_with_units() -> None:
 def test_what_describe_shows_can_be_read_back(seconds: float, size: int) -> None:
     settings = Settings(_env_file=None, near_ttl=seconds, near_bytes=size)
     rows = settings.describe()
-    again = build(
-        _env_file=None, near_ttl=rows["NEARCACHE_NEAR_TTL"], near_bytes=rows["NEARCACHE_NEAR_BYTES"]
-    )
+    again = build(_env_file=None, near_ttl=rows["NEARCACHE_NEAR_TTL"], near_bytes=rows["NEARCACHE_NEAR_BYTES"])
     assert again.near_ttl == pytest.approx(seconds)
     assert again.near_bytes == size
 

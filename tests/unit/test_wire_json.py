@@ -35,9 +35,7 @@ needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine to
 def node(texts: list[str]) -> list[bytes]:
     """What Node writes for each text; see the script. One process for all of them."""
     assert NODE is not None
-    done = subprocess.run(
-        [NODE, str(SCRIPT)], input=json.dumps(texts), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([NODE, str(SCRIPT)], input=json.dumps(texts), capture_output=True, text=True, check=True)
     # A lone surrogate is escaped within the text, so the text itself always has a UTF-8 form.
     return [text.encode() for text in json.loads(done.stdout)]
 
@@ -184,9 +182,7 @@ def test_what_is_no_json_is_undecodable(raw: bytes) -> None:
         loads(raw)
 
 
-@pytest.mark.parametrize(
-    ("raw", "wanted"), [(b'"x"', int), (b"{}", User), (b'{"id":"no"}', Account), (b"1", "odd")]
-)
+@pytest.mark.parametrize(("raw", "wanted"), [(b'"x"', int), (b"{}", User), (b'{"id":"no"}', Account), (b"1", "odd")])
 def test_what_does_not_fit_the_type_is_undecodable(raw: bytes, wanted: Any) -> None:
     with pytest.raises(Undecodable):
         loads(raw, wanted)
@@ -194,11 +190,7 @@ def test_what_does_not_fit_the_type_is_undecodable(raw: bytes, wanted: Any) -> N
 
 safe_integers = st.integers(-(2**53) + 1, 2**53 - 1)
 text = st.text(st.characters(exclude_categories=()))
-names = (
-    text
-    | st.integers(-3, 2**32 + 3).map(str)
-    | st.sampled_from(["__proto__", "00", "4294967294", "4294967295"])
-)
+names = text | st.integers(-3, 2**32 + 3).map(str) | st.sampled_from(["__proto__", "00", "4294967294", "4294967295"])
 plain = st.recursive(
     st.none() | st.booleans() | safe_integers | st.floats(allow_nan=False, allow_infinity=False) | text,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=6),
@@ -228,23 +220,16 @@ def test_any_value_is_written_as_node_writes_it(batch: list[Any]) -> None:
 @given(st.lists(st.integers(0, 2**64 - 1) | st.floats(), min_size=300, max_size=1000))
 def test_any_double_is_written_as_node_writes_it(batch: list[Any]) -> None:
     doubles = [struct.pack(">Q" if type(number) is int else ">d", number) for number in batch]
-    assert [dumps(struct.unpack(">d", double)[0]) for double in doubles] == node(
-        [f"bits:{d.hex()}" for d in doubles]
-    )
+    assert [dumps(struct.unpack(">d", double)[0]) for double in doubles] == node([f"bits:{d.hex()}" for d in doubles])
 
 
 @needs_node
 def test_doubles_at_every_power_are_written_as_node_writes_them() -> None:
     doubles = [
-        sign * digits * 10.0**power
-        for power in range(-30, 30)
-        for digits in (1, 1.5, 9.999, 3)
-        for sign in (1, -1)
+        sign * digits * 10.0**power for power in range(-30, 30) for digits in (1, 1.5, 9.999, 3) for sign in (1, -1)
     ]
     doubles += [2.0**power for power in range(-1074, 1024)]
-    assert [dumps(double) for double in doubles] == node(
-        [f"bits:{struct.pack('>d', d).hex()}" for d in doubles]
-    )
+    assert [dumps(double) for double in doubles] == node([f"bits:{struct.pack('>d', d).hex()}" for d in doubles])
 
 
 @needs_node
