@@ -22,8 +22,9 @@ from nearcache.transport.embedded import EmbeddedServer, acquire
 from ..servers import Client, alive, wait_until
 
 OWNER = """
-import sys
+import signal, sys
 from nearcache.transport.embedded import acquire
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 server = acquire(sys.argv[1] or None)
 for line in sys.stdin:
     exec(line)

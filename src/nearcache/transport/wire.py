@@ -26,7 +26,7 @@ _LARGE = 16_384  # bytes: a command so large does not wait to leave with others
 
 
 class Waiter(Protocol):
-    """What takes a reply: an ``asyncio.Future``, a ``ThreadWaiter``, a ``Batch``."""
+    """What takes a reply: an ``asyncio.Future``, or a ``Batch``."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
