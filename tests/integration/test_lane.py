@@ -405,6 +405,7 @@ async def test_what_a_hook_stores_is_never_older_than_a_push(server: ValkeyServe
             while not stop.is_set():
                 client.command("INCR", "n")
 
+    server.command("SET", "n", 0)
     async with lane_to(url) as lane:
         for _ in range(20):
             stop.clear()
@@ -413,7 +414,7 @@ async def test_what_a_hook_stores_is_never_older_than_a_push(server: ValkeyServe
                 await send_many(
                     lane,
                     [CACHED_READ, ("GET", "n")],
-                    lambda replies: lane.counters.__setitem__(b"n", int(replies[1] or 0)),
+                    lambda replies: lane.counters.__setitem__(b"n", int(replies[1])),
                 )
             stop.set()
             await writing

@@ -80,3 +80,15 @@ def test_a_loader_cannot_wait_for_itself() -> None:
             flights.join(b"key", 1)
     finally:
         loading.reset(token)
+
+
+def test_joining_several_leads_none_when_one_would_deadlock() -> None:
+    flights = Flights()
+    loading_now, _ = flights.join(b"b", 1)
+    token = loading.set((loading_now,))
+    try:
+        with pytest.raises(WouldDeadlock):
+            flights.join_all([b"a", b"b"], 1)
+    finally:
+        loading.reset(token)
+    assert flights.join(b"a", 1)[1], "nobody is left to wait for a flight without a leader"

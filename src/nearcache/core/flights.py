@@ -87,6 +87,19 @@ class Flights:
             flight = self._flying[key] = Flight(key, version)
             return flight, True
 
+    def join_all(self, keys: Iterable[bytes], version: int) -> dict[bytes, tuple[Flight, bool]]:
+        """``join`` for several keys: all, or none and ``WouldDeadlock``."""
+        joined: dict[bytes, tuple[Flight, bool]] = {}
+        try:
+            for key in keys:
+                joined[key] = self.join(key, version)
+        except WouldDeadlock:
+            for flight, leads in joined.values():
+                if leads:
+                    self.abandon(flight)
+            raise
+        return joined
+
     def land(self, flight: Flight, raw: bytes | None = None, error: BaseException | None = None) -> None:
         """Hand the outcome to everybody who waits. No-op when it has landed."""
         if not flight.landed:

@@ -110,7 +110,7 @@ class Loads:
         landed: dict[bytes, Flight] = {}
         while todo := [key for key in keys if key not in landed]:
             version = link.counters.get(namespace.counter, 0)
-            joined = {key: self._flights.join(key, version) for key in todo}
+            joined = self._flights.join_all(todo, version)
             led = {key: flight for key, (flight, leads) in joined.items() if leads}
             self._counters.joins += len(joined) - len(led)
             if led:

@@ -59,9 +59,10 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None) -> Conve
         client_id, server = _facts(answer)
     elif not isinstance(answer, CommandRefused):
         raise ConnectionFailed(f"this is no Redis or Valkey server: it answered HELLO with {answer!r:.40}")
-    elif _code(answer) in _CREDENTIALS:
+    elif _code(answer) == "WRONGPASS" or (_code(answer) == "NOAUTH" and not endpoint.password):
         raise ConnectionFailed(f"the server refused the credentials: {_code(answer)}")
     else:
+        # A locked server that does not know HELLO says NOAUTH, too.
         client_id, server = yield from _resp2(endpoint, name)
 
     commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",)]

@@ -31,7 +31,7 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._wall = wall
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._entries: dict[bytes, tuple[bytes, float | None]] = {}
         self._writes = 0
         self.counters: dict[bytes, int] = {}
@@ -45,7 +45,7 @@ class MemoryStore:
             "EXISTS": lambda key: int(self._get(key) is not None),
             "PTTL": self._pttl,
             "PEXPIRE": lambda key, ms: self._expire(key, self._clock() + ms / 1000),
-            "PERSIST": lambda key: self._expire(key, None),
+            "PERSIST": lambda key: int(self._pttl(key) >= 0 and self._expire(key, None)),
             "SCAN": lambda cursor, _match, pattern, _count, _n: [b"0", self._matching(pattern[:-1])],
             "CLIENT": lambda *_: b"OK",
             remote.READ_COUNTER: lambda _, counter: b"%d" % self._counter(counter),
@@ -66,6 +66,14 @@ class MemoryStore:
             return CommandRefused(f"ERR memory:// does not know {name!r}")
         with self._lock:
             return run(*arguments)
+
+    def execute_all(self, commands: Sequence[Command], hook: Hook | None) -> list[Any]:
+        """Carry out commands and show the replies to ``hook``, with nothing in between."""
+        with self._lock:
+            replies = [self.execute(command) for command in commands]
+            if hook is not None:
+                hook(replies)
+            return replies
 
     def _get(self, key: bytes) -> bytes | None:
         entry = self._entries.get(key)
@@ -117,13 +125,15 @@ class MemoryStore:
 
     def _remove_older(self, count: int, *arguments: bytes) -> int:
         keys, (before, now) = arguments[:count], arguments[count:]
+        valid = {None, int(before)} if before else {None}
         counted = 0
         for key in keys:
             head = (self._get(key) or b"")[: remote.HEADER]
-            version = int.from_bytes(head[24:32], "big") if head[:2] == b"\xc1\x01" else None
+            has_version = head[:2] == b"\xc1\x01" and len(head) == remote.HEADER
+            version = int.from_bytes(head[24:32], "big") if has_version else None
             if head and (version is None or version < int(now)):
                 del self._entries[key]
-                counted += version is None or version == int(before or 0)
+                counted += version in valid
         return counted
 
 
@@ -144,19 +154,13 @@ class MemoryLink:
         waiter.set_result(self._store.execute(command))
 
     def post_many(self, commands: Sequence[Command], waiter: Waiter, hook: Hook | None = None) -> None:
-        replies = [self._store.execute(command) for command in commands]
-        if hook is not None:
-            hook(replies)
-        waiter.set_result(replies)
+        waiter.set_result(self._store.execute_all(commands, hook))
 
     def request(self, command: Command) -> Any:
         return self._store.execute(command)
 
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
-        replies = [self._store.execute(command) for command in commands]
-        if hook is not None:
-            hook(replies)
-        return replies
+        return self._store.execute_all(commands, hook)
 
     def flush(self) -> None:
         """Nothing is ever held back."""
