@@ -257,6 +257,25 @@ async def test_a_full_socket_makes_callers_wait(fresh_server: ValkeyServer) -> N
         assert not wire.paused
 
 
+@on_both_loops
+async def test_callers_go_on_when_there_is_room_without_waiting_for_a_reply() -> None:
+    heard: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await greet(reader, writer)
+        while len(heard) < 8:
+            heard.append((await read_command(reader))[1])
+        writer.write(b"+OK\r\n" * 8)
+        await reader.read()
+
+    async with fake_server(talk) as url, lane_to(url) as lane:
+        asked = [send(lane, "SET", b"k%d" % n, bytes(MEGABYTE)) for n in range(8)]
+        await asyncio.sleep(0)
+        assert lane.in_flight < 8
+        assert await asyncio.gather(*asked) == [b"OK"] * 8
+        assert heard == [b"k%d" % n for n in range(8)]
+
+
 @pytest.mark.parametrize("socket", ["open", "full"])
 @on_both_loops
 async def test_100_000_commands_stay_within_the_documented_memory(fresh_server: ValkeyServer, socket: str) -> None:

@@ -237,6 +237,21 @@ def test_a_thread_that_is_interrupted_while_it_leads_leaves_no_other_hanging(
     assert lane.request(("PING",)) == b"PONG"
 
 
+def test_a_leader_that_vanished_holds_nobody_up_for_ever(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt may hit a thread between taking the lead and leading."""
+    monkeypatch.setattr("nearcache.transport.thread_lane._NET", 0.0)
+    lane = bench.open(url, command_timeout=0.2)
+    lane.open()
+    assert lane._connection is not None
+    lane._connection.led = True
+    with pytest.raises(CommandTimeout):
+        lane.request(("PING",))
+    wait_until(lambda: lane.connected, "a new connection")
+    assert lane.request(("PING",)) == b"PONG"
+
+
 def test_closing_lets_what_is_in_flight_finish(bench: Bench, fresh_server: ValkeyServer) -> None:
     lane = bench.open(fresh_server.url)
     lane.open()

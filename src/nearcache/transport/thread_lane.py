@@ -134,10 +134,11 @@ class ThreadLane:
         if waiter.heir and not waiter.done:
             self._lead(connection, waiter)
         elif not waiter.done:
-            self._leave(connection, waiter)
+            # Long past the deadline, and nobody said so: whoever led is gone.
+            self._lose(connection, CommandTimeout(f"no reply within {self._command_timeout:g} s"))
 
     def _leave(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
-        """Wait no longer. If the lead was handed over at that very moment, hand it on."""
+        """Interrupted: wait no longer. If the lead was handed over at that very moment, hand it on."""
         with self._lock:
             waiter.finish(CommandTimeout(f"no reply within {self._command_timeout:g} s"))
         if waiter.heir:
@@ -152,7 +153,7 @@ class ThreadLane:
                 self._read(connection, waiter.due)
             lost = None
         except (TimeoutError, BlockingIOError):
-            lost = self._late(connection)
+            lost = self._late(connection, max(monotonic(), waiter.due))
         except (OSError, NearcacheError) as error:
             lost = ConnectionFailed(f"the connection was lost: {error}")
         finally:
@@ -208,9 +209,8 @@ class ThreadLane:
                     head.hook(head.replies)
                 head.finish(None)
 
-    def _late(self, connection: ThreadWire) -> Exception | None:
+    def _late(self, connection: ThreadWire, now: float) -> Exception | None:
         """A deadline has passed. What makes the connection unusable, if anything."""
-        now = monotonic()
         if connection.cut_short:
             return ConnectionFailed("the server did not take a whole command within the deadline")
         error = CommandTimeout(f"no reply within {self._command_timeout:g} s")
@@ -257,7 +257,8 @@ class ThreadLane:
     def forget_in_child(self) -> None:
         """After a fork: the connection is the parent's; closing this process's descriptor does not end it."""
         connection, self._connection = self._connection, None
-        self._lock, self._connecting = threading.Lock(), threading.Lock()
+        self._lock, self._connecting, self._closed = threading.Lock(), threading.Lock(), threading.Event()
+        self._down = self._kill = None  # the thread that reconnects is the parent's, too
         self.counters.clear()
         if connection is not None:
             connection.sock.close()
@@ -279,17 +280,19 @@ class ThreadLane:
             if connection.led or connection.lost is not None:
                 return connection
             connection.led = True
-        error: Exception | None = None
         try:
             if connection.readable(0.0):
                 self._read(connection, monotonic() + self._command_timeout)
-        except (OSError, NearcacheError) as caught:
-            error = caught
-        if error is None:
+        except (OSError, NearcacheError) as error:
+            lost = ConnectionFailed(f"the connection was lost: {error}")
+        except BaseException:
+            self._lose(connection, ConnectionFailed("the thread that drove the connection was interrupted"))
+            raise
+        else:
             self._hand_over(connection)
             return connection
         with self._connecting:
-            self._lose(connection, ConnectionFailed(f"the connection was lost: {error}"), reconnect=False)
+            self._lose(connection, lost, reconnect=False)
             if self._connection is None:
                 self._connect_or_retry()
             assert self._connection is not None
