@@ -33,11 +33,12 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
-from .wire import Batch, Command, Hook, Waiter, Wire, afresh, pack
+from .wire import Batch, Command, Hook, Waiter, Wire, afresh, pack, revoke
 
 __all__ = ["Command", "Hook", "Lane", "Waiter", "Wire"]
 
@@ -253,7 +254,7 @@ class Lane:
         self.connects += 1
         self.tracks = wire.tracks
         self._wire = wire
-        wire.on_push = self._pushed
+        wire.on_push = partial(revoke, self.counters)
         wire.on_read = self._after_read
         wire.on_room = self._take_turns
         wire.on_lost = self._lost
@@ -286,15 +287,6 @@ class Lane:
         for _, _, waiter, _ in backlog:
             if not waiter.done():
                 waiter.set_exception(afresh(error))
-
-    def _pushed(self, push: list[Any]) -> None:
-        """A push: only invalidations are asked for; anything else is not ours."""
-        if push[0] == b"invalidate":
-            if push[1] is None:
-                self.counters.clear()
-            else:
-                for key in push[1]:
-                    self.counters.pop(key, None)
 
     async def aclose(self) -> None:
         """Let what is in flight finish (at most one command timeout), then close. Idempotent."""

@@ -32,7 +32,7 @@ from .endpoint import Endpoint
 from .hello import shake_hands
 from .lane import Breaker
 from .thread_wire import CHUNK, NOTHING, ThreadWaiter, ThreadWire, open_socket
-from .wire import Command, Hook, afresh, pack
+from .wire import Command, Hook, afresh, pack, revoke
 
 __all__ = ["ThreadLane"]
 
@@ -196,7 +196,7 @@ class ThreadLane:
         connection.reader.feed(chunk)
         while (reply := gets()) is not NOTHING:
             if reply.__class__ is _PushNotification:
-                self._pushed(reply)
+                revoke(self.counters, reply)
                 continue
             if not waiting:
                 raise ConnectionFailed("a reply that nobody asked for")
@@ -223,14 +223,6 @@ class ThreadLane:
             return None
         self._kill = connection.client_id
         return ConnectionFailed(f"the server has been silent for {silent:.1f} s")
-
-    def _pushed(self, push: list[Any]) -> None:
-        if push[0] == b"invalidate":
-            if push[1] is None:
-                self.counters.clear()
-            else:
-                for key in push[1]:
-                    self.counters.pop(key, None)
 
     # -- life
 

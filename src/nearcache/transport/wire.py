@@ -13,7 +13,7 @@ import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
 
-__all__ = ["Batch", "Command", "Hook", "Waiter", "Wire", "afresh", "pack"]
+__all__ = ["Batch", "Command", "Hook", "Waiter", "Wire", "afresh", "pack", "revoke"]
 
 Command = tuple[str | bytes | int | float, ...]
 Hook = Callable[[list[Any]], None]
@@ -223,6 +223,16 @@ def afresh(error: Exception) -> Exception:
     if isinstance(error, NearcacheError):
         return error.__class__(*error.args)
     return error
+
+
+def revoke(counters: dict[bytes, int], push: list[Any]) -> None:
+    """Forget the versions a push says have changed. Only invalidations are asked for; anything else is not ours."""
+    if push[0] == b"invalidate":
+        if push[1] is None:
+            counters.clear()
+        else:
+            for key in push[1]:
+                counters.pop(key, None)
 
 
 def _ignore(*_: object) -> None:
