@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from nearcache.core.breaker import Breaker
 from nearcache.errors import ConfigurationError, ConnectionFailed
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import ask, open_wire
+from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.wire import Wire
 
 from ..lanes import (
@@ -218,7 +220,11 @@ def certificates(directory: Path) -> None:
     if openssl is None:
         pytest.skip("no openssl on this system to make certificates with")
     for arguments in (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt",
+        # From Python 3.13 on an authority has to say that it may sign.
+        (
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -addext keyUsage=critical,keyCertSign,cRLSign "
+            "-keyout ca.key -out ca.crt"
+        ),
         "req -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout s.key -out s.csr",
         "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -days 2 -out s.crt",
     ):
@@ -268,6 +274,47 @@ async def test_tls(tls_port: tuple[int, Path]) -> None:
     with pytest.raises(OSError, match=r"(?i)mismatch|not valid for"):
         await connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}")
     await close(await connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}&ssl_check_hostname=false"))
+
+
+def thread_lane(url: str) -> ThreadLane:
+    return ThreadLane(
+        parse_url(url, variable="url"),
+        lambda: None,
+        client_name="threads",
+        command_timeout=5.0,
+        connect_timeout=5.0,
+        breaker=Breaker(5, 1.0, lambda: 0.0),
+        on_state=lambda lane, error: None,
+    )
+
+
+def test_threads_speak_tls_too(tls_port: tuple[int, Path]) -> None:
+    port, directory = tls_port
+    ca = directory / "ca.crt"
+    lane = thread_lane(f"rediss://localhost:{port}/0?ssl_ca_certs={ca}")
+    value = bytes(3_000_000)
+    assert lane.request_many([("SET", "k", value), ("GET", "k"), ("PING",)])[1:] == [value, b"PONG"]
+    assert lane.tracks
+    lane.close()
+    for wrong in (f"rediss://localhost:{port}", f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}"):
+        refused = thread_lane(wrong)
+        with pytest.raises(ConnectionFailed, match=r"(?i)verify failed|mismatch|not valid for"):
+            refused.open()
+        refused.close()
+
+
+@pytest.mark.parametrize("config", [(), ("--rename-command", "HELLO", "")], ids=["resp3", "resp2"])
+def test_threads_shake_hands_as_loops_do(config: tuple[str, ...]) -> None:
+    with ValkeyServer(*config, password="right") as server:
+        for url in (server.url, server.unix_url):
+            lane = thread_lane(url)
+            assert lane.request(("PING",)) == b"PONG"
+            assert lane.tracks is not bool(config)
+            lane.close()
+            wrong = thread_lane(url.replace("right", "wrong"))
+            with pytest.raises(ConnectionFailed, match="refused the credentials"):
+                wrong.open()
+            wrong.close()
 
 
 async def test_a_certificate_file_that_is_not_there() -> None:

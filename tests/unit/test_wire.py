@@ -258,23 +258,24 @@ def test_only_what_was_due_expires_and_its_replies_are_dropped(wire: Wire) -> No
     hooked: list[Any] = []
     batch = wire._loop.create_future()
     wire.send_many([b"?", b"?"], Batch(batch, 2, hooked.extend))
-    later = ask(wire)
-    wire._due.append((5, due + 10))  # as if it had been written ten seconds later
+    (last,) = ask(wire)
+    wire._due += [(4, due + 10), (5, due + 20)]  # as if they had been written ten and twenty seconds later
     wire._asked = 5
     wire._out.clear()
     assert wire.expire(due - 0.001) == 0
     assert wire.expire(due) == 1  # who has left is nobody's failure
     assert isinstance(early[1].exception(), CommandTimeout)
     assert wire.expire(due) == 0
-    assert wire.expire(due + 10) == 2  # the batch counts once
+    assert wire.expire(due + 10) == 1
     assert isinstance(batch.exception(), CommandTimeout)
-    assert wire.expire(due + 20) == 0
+    assert not last.done()
+    assert wire.expire(due + 20) == 1  # the batch is not counted again
+    assert isinstance(last.exception(), CommandTimeout)
     new = wire._loop.create_future()
     wire.send(b"?", new)
     wire.data_received(b"".join(b":%d\r\n" % n for n in range(6)))
     assert new.result() == 5
     assert hooked == [2, 3]
-    assert isinstance(later[0].exception(), CommandTimeout)
 
 
 def test_nothing_is_due_when_nothing_is_asked(wire: Wire) -> None:

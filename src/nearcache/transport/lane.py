@@ -105,7 +105,7 @@ class Lane:
     def post(self, command: Command, waiter: Waiter) -> None:
         """Send one command; the waiter gets its reply, which may be a ``CommandRefused``."""
         wire = self._wire
-        if wire is None or self._backlog or wire.paused or len(wire.waiting) >= self._max_in_flight:
+        if wire is None or wire.paused or len(wire.waiting) >= self._max_in_flight:
             self._queue(command, waiter, None)
             return
         wire.send(pack(command), waiter)
@@ -115,7 +115,7 @@ class Lane:
     def post_many(self, commands: list[Command], waiter: Waiter, hook: Hook | None = None) -> None:
         """Send commands back to back; the waiter gets the list of replies, after ``hook`` has seen it."""
         wire = self._wire
-        if wire is None or self._backlog or wire.paused or len(wire.waiting) >= self._max_in_flight:
+        if wire is None or wire.paused or len(wire.waiting) >= self._max_in_flight:
             self._queue(commands, waiter, hook)
             return
         packed = [pack(command) for command in commands]
@@ -161,13 +161,16 @@ class Lane:
             self._arm()
 
     def _take_turns(self) -> None:
-        """Send what waited, as far as there is room; called whenever there may be some."""
-        waited, self._backlog = self._backlog, deque()
-        while waited:
+        """Send what waited, as far as there is room.
+
+        Called whenever there may be some, at once: who posts and finds room overtakes nobody.
+        """
+        backlog = self._backlog
+        while backlog:
             wire = self._wire
             if wire is None or wire.paused or len(wire.waiting) >= self._max_in_flight:
-                break
-            _, asked, waiter, hook = waited.popleft()
+                return
+            _, asked, waiter, hook = backlog.popleft()
             if waiter.done():
                 continue
             try:
@@ -178,7 +181,6 @@ class Lane:
             except (TypeError, ValueError) as error:
                 # It cannot be put into bytes, and this is not its caller's stack.
                 waiter.set_exception(error)
-        self._backlog = waited
 
     # -- deadlines
 
