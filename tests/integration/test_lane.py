@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import subprocess
 import sys
@@ -342,6 +343,26 @@ async def test_a_blocked_loop_is_not_a_slow_server(url: str) -> None:
 
 
 @on_both_loops
+async def test_a_reply_that_came_while_the_loop_was_blocked_is_read_before_the_deadline_is_judged(
+    fresh_server: ValkeyServer,
+) -> None:
+    """The worst case: a callback blocks in the very turn in which the sweep is due, just before it."""
+    loop = asyncio.get_running_loop()
+
+    def block_and_have_the_reply_come() -> None:
+        fresh_server.resume()
+        time.sleep(0.3)
+
+    async with lane_to(fresh_server.url, command_timeout=0.2) as lane:
+        fresh_server.pause()
+        asked = send(lane, "ECHO", b"in time")
+        lane.flush()
+        loop.call_later(0.15, time.sleep, 0.1)  # makes what follows due in one turn
+        loop.call_later(0.18, block_and_have_the_reply_come)
+        assert await asked == b"in time"
+
+
+@on_both_loops
 async def test_silence_is_counted_from_the_question(url: str) -> None:
     """A connection that was idle for long is not given up at the first deadline."""
     talked = asyncio.Event()
@@ -449,8 +470,13 @@ async def test_what_a_hook_stores_is_never_older_than_a_push(server: ValkeyServe
 async def test_closing_lets_what_is_in_flight_finish(server: ValkeyServer, url: str) -> None:
     lane = make_lane(url, max_in_flight=50)
     await lane.connected_or_raise()
+    assert lane._wire is not None
+    assert lane._wire._transport is not None
+    socket = lane._wire._transport.get_extra_info("socket").fileno()
     asked = [send(lane, "INCR", "n") for _ in range(200)]
     await lane.aclose()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(socket)  # closed by now, not some time later
     assert [waiter.result() for waiter in asked] == list(range(1, 201))
     with pytest.raises(NotInitialized):
         await send(lane, "PING")

@@ -106,9 +106,10 @@ class ThreadLane:
 
     def _exchange(self, data: bytes, count: int, hook: Hook | None) -> list[Any]:
         connection = self._connection or self._first_connection()
-        if monotonic() - connection.last_read > _IDLE:
+        now = monotonic()
+        if now - connection.last_read > _IDLE:
             connection = self._still_there(connection)
-        waiter = ThreadWaiter(count, hook, monotonic() + self._command_timeout)
+        waiter = ThreadWaiter(count, hook, now + self._command_timeout)
         with self._lock:
             if connection.lost is not None:
                 raise afresh(connection.lost)
@@ -150,7 +151,9 @@ class ThreadLane:
         try:
             while not waiter.done:
                 self._write(connection)
-                self._read(connection, waiter.due)
+                if waiter.heir:
+                    self._wait(connection, waiter.due)
+                self._read(connection)
             lost = None
         except (TimeoutError, BlockingIOError):
             lost = self._late(connection, max(monotonic(), waiter.due))
@@ -178,11 +181,13 @@ class ThreadLane:
             connection.sock.sendall(out[0] if len(out) == 1 else b"".join(out))
             connection.cut_short = False
 
-    def _read(self, connection: ThreadWire, due: float) -> None:
+    def _wait(self, connection: ThreadWire, due: float) -> None:
+        """A read waits for the whole timeout by itself; a thread that was handed the lead late has less."""
         left = due - monotonic()
-        # A read waits for the whole timeout by itself; a thread that was handed the lead late has less.
         if left < 0.9 * self._command_timeout and not connection.readable(max(left, 0.0)):
             raise TimeoutError
+
+    def _read(self, connection: ThreadWire) -> None:
         chunk = connection.sock.recv(CHUNK)
         if not chunk:
             raise ConnectionFailed("closed by the server")
@@ -207,7 +212,9 @@ class ThreadLane:
                 waiting.popleft()
                 if head.hook is not None:
                     head.hook(head.replies)
-                head.finish(None)
+                if not head.done:
+                    head.done = True
+                    head.wake.release()
 
     def _late(self, connection: ThreadWire, now: float) -> Exception | None:
         """A deadline has passed. What makes the connection unusable, if anything."""
@@ -274,7 +281,7 @@ class ThreadLane:
             connection.led = True
         try:
             if connection.readable(0.0):
-                self._read(connection, monotonic() + self._command_timeout)
+                self._read(connection)
         except (OSError, NearcacheError) as error:
             lost = ConnectionFailed(f"the connection was lost: {error}")
         except BaseException:
