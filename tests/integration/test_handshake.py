@@ -359,7 +359,8 @@ IMPOSTORS = {
 @on_both_loops
 async def test_an_impostor_is_no_connection(impostor: str) -> None:
     async with fake_server(IMPOSTORS[impostor]) as url:
-        lane = make_lane(url, connect_timeout=0.5)
+        # Only who says nothing is waited for.
+        lane = make_lane(url, connect_timeout=0.5 if impostor == "says nothing" else 30.0)
         async with asyncio.timeout(10):
             with pytest.raises(ConnectionFailed):
                 await lane.connected_or_raise()
@@ -367,6 +368,11 @@ async def test_an_impostor_is_no_connection(impostor: str) -> None:
                 await send(lane, "PING")
         await lane.aclose()
     assert "nearcache-lane" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_another_kind_of_server_is_called_that() -> None:
+    async with fake_server(IMPOSTORS["answers HELLO with a number"]) as url:
+        assert "no Redis or Valkey server" in await refusal(url)
 
 
 @on_both_loops

@@ -18,7 +18,10 @@ from typing import Any
 import pytest
 
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, NotInitialized
+from nearcache.transport.handshake import open_wire
+from nearcache.transport.wire import Wire
 
+from .. import lanes
 from ..lanes import (
     RecordingBreaker,
     eventually,
@@ -203,6 +206,31 @@ async def test_a_server_that_is_away_from_the_start(fresh_server: ValkeyServer) 
     await asyncio.to_thread(fresh_server.start)
     await eventually(lambda: lane.connected, "the lane connects when the server is there")
     assert await send(lane, "PING") == b"PONG"
+    await lane.aclose()
+
+
+@on_both_loops
+async def test_whatever_goes_wrong_in_an_attempt_there_is_another(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = 0
+
+    async def unlucky(*args: Any, **options: Any) -> Wire:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise RuntimeError("nobody thought of this")
+        wire = await open_wire(*args, **options)
+        if attempts == 2:
+            wire.abort(ConnectionFailed("lost before it was used"))
+        return wire
+
+    monkeypatch.setattr(lanes, "open_wire", unlucky)
+    states: list[Exception | None] = []
+    lane = make_lane(url, on_state=lambda _, error: states.append(error))
+    with pytest.raises(ConnectionFailed, match="nobody thought of this"):
+        await lane.connected_or_raise()
+    await eventually(lambda: lane.connected, "the third attempt")
+    assert await send(lane, "PING") == b"PONG"
+    assert [str(state) for state in states] == ["nobody thought of this", "lost before it was used", "None"]
     await lane.aclose()
 
 
@@ -431,6 +459,7 @@ async def test_a_counter_goes_when_another_client_writes_it(server: ValkeyServer
         await eventually(lambda: not lane.counters, "FLUSHDB revokes everything")
         server.command("SET", b"one", 3)
         await learn(b"one")
+        assert lane.connects == 1
         assert lane._wire is not None
         lane._wire.abort(ConnectionFailed("cut"))
         assert not lane.counters  # nobody would tell of a write now
