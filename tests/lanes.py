@@ -14,7 +14,8 @@ import uvloop
 
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import open_wire
-from nearcache.transport.lane import Command, Hook, Lane
+from nearcache.transport.lane import Lane
+from nearcache.transport.wire import Command, Hook
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 GREETING = b"*4\r\n$6\r\nserver\r\n$4\r\nfake\r\n$2\r\nid\r\n:7\r\n"

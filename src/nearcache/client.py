@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .transport.embedded import EmbeddedServer
     from .transport.endpoint import Endpoint
-    from .transport.lane import Command, Hook, Waiter, Wire
+    from .transport.wire import Command, Hook, Waiter, Wire
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -97,9 +97,6 @@ class _NoLink:
 
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
         raise self._error()
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 AsyncLink = Lane | MemoryLink | _NoLink

@@ -40,7 +40,7 @@ from typing import Protocol
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .wire import Batch, Command, Hook, Waiter, Wire, afresh, pack, revoke
 
-__all__ = ["Command", "Hook", "Lane", "Waiter", "Wire"]
+__all__ = ["Breaker", "Lane"]
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5  # seconds; the most keeps a lane within a second of its server
 _SILENT_DEADLINES = 3

@@ -162,9 +162,6 @@ class MemoryLink:
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
         return self._store.execute_all(commands, hook)
 
-    def flush(self) -> None:
-        """Nothing is ever held back."""
-
 
 _stores: dict[tuple[str, int], MemoryStore] = {}
 _stores_lock = threading.Lock()
