@@ -15,11 +15,15 @@ import uvloop
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import open_wire
 from nearcache.transport.lane import Lane
+from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.wire import Command, Hook
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 GREETING = b"*4\r\n$6\r\nserver\r\n$4\r\nfake\r\n$2\r\nid\r\n:7\r\n"
-"""What a fake server answers to HELLO; ``+PONG`` and ``+OK`` to PING and CLIENT TRACKING must follow."""
+"""What a fake server answers to HELLO; answers to PING, TIME and CLIENT TRACKING must follow."""
+
+TIME = b"*2\r\n$10\r\n1700000000\r\n$6\r\n250000\r\n"
+"""And to TIME."""
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -38,6 +42,26 @@ def on_both_loops(test: Callable[..., Any]) -> Callable[..., Any]:
     wrapped.__signature__ = signature.replace(parameters=[*keyword, *parameters])  # type: ignore[attr-defined]
     del wrapped.__wrapped__  # type: ignore[attr-defined]
     return pytest.mark.parametrize("loop", LOOPS)(wrapped)
+
+
+class Versions:
+    """Forgets what it is told to in the lanes that were added to it, and writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[list[bytes] | str | None] = []
+        self.lanes: list[Lane | ThreadLane] = []
+
+    def revoked(self, keys: list[bytes] | None) -> None:
+        self.heard.append(keys)
+        for lane in self.lanes:
+            for key in list(lane.counters) if keys is None else keys:
+                lane.counters.pop(key, None)
+
+    def lost(self, link: object) -> None:
+        assert link in self.lanes
+        assert isinstance(link, Lane | ThreadLane)
+        self.heard.append("lost")
+        link.counters.clear()
 
 
 class RecordingBreaker:
@@ -65,17 +89,26 @@ def make_lane(
     max_in_flight: int = 100_000,
     breaker: RecordingBreaker | None = None,
     on_state: Callable[[Lane, Exception | None], None] = lambda lane, error: None,
+    listener: Versions | None = None,
+    track_all: bool = False,
 ) -> Lane:
     endpoint = parse_url(url, variable="the test's URL")
-    return Lane(
+    listener = listener or Versions()
+    lane = Lane(
         asyncio.get_running_loop(),
-        lambda kill: open_wire(endpoint, command_timeout=command_timeout, client_name="lane-test", kill=kill),
+        lambda kill: open_wire(
+            endpoint, command_timeout=command_timeout, client_name="lane-test", kill=kill, track_all=track_all
+        ),
         command_timeout=command_timeout,
         connect_timeout=connect_timeout,
         max_in_flight=max_in_flight,
         breaker=breaker or RecordingBreaker(),
         on_state=on_state,
+        listener=listener,
+        track_all=track_all,
     )
+    listener.lanes.append(lane)
+    return lane
 
 
 @asynccontextmanager
@@ -149,6 +182,6 @@ async def read_command(reader: asyncio.StreamReader) -> list[bytes]:
 
 async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """The server's part of a handshake, done well."""
-    for answer in (GREETING, b"+PONG\r\n", b"+OK\r\n"):
+    for answer in (GREETING, b"+PONG\r\n", TIME, b"+OK\r\n"):
         await read_command(reader)
         writer.write(answer)

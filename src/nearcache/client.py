@@ -22,9 +22,11 @@ from .core.keys import Namespace
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
 from .transport.driver import make_driver
+from .transport.hello import local_clock
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.thread_lane import ThreadLane
+from .transport.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,10 +83,12 @@ class _NoLink:
     """Stands in for a lane that must not be used: every command fails at once."""
 
     tracks = True
+    track_all = False
 
     def __init__(self, error: Callable[[], Exception]) -> None:
         self._error = error
         self.counters: dict[bytes, int] = {}
+        self.clock = local_clock()
 
     def post(self, command: Command, waiter: Waiter) -> None:
         waiter.set_exception(self._error())
@@ -127,6 +131,7 @@ class Client:
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._lock = threading.Lock()
         self._thread_lane: ThreadLane | None = None
+        self._listener = Versions(self._all_lanes)
         self._memory = MemoryLink(get_store(endpoint.name, endpoint.db)) if endpoint.kind == "memory" else None
         self._embedded: EmbeddedServer | None = None
         self._driver: redis.asyncio.Redis | None = None
@@ -171,8 +176,12 @@ class Client:
                     connect_timeout=self.settings.connect_timeout,
                     breaker=self.breaker,
                     on_state=self._changed,
+                    listener=self._listener,
                 )
             return self._thread_lane
+
+    def _all_lanes(self) -> list[Lane | ThreadLane]:
+        return [*self._lanes.copy().values(), *filter(None, [self._thread_lane])]
 
     def _require_open(self) -> None:
         if not self.open:
@@ -196,6 +205,7 @@ class Client:
                 max_in_flight=settings.max_in_flight,
                 breaker=self.breaker,
                 on_state=self._changed,
+                listener=self._listener,
             )
             return lane
 
@@ -300,7 +310,9 @@ class Client:
 
     def forget_in_child(self) -> None:
         """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
-        _inherited.extend(self._lanes.values())
+        for lane in self._lanes.values():
+            self._listener.lost(lane)
+            _inherited.append(lane)
         self._lanes = {}
         if self._thread_lane is not None:
             self._thread_lane.forget_in_child()

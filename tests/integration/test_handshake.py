@@ -21,6 +21,7 @@ from nearcache.transport.wire import Wire
 from ..lanes import (
     GREETING,
     Talk,
+    Versions,
     eventually,
     fake_server,
     greet,
@@ -277,7 +278,8 @@ async def test_tls(tls_port: tuple[int, Path]) -> None:
 
 
 def thread_lane(url: str) -> ThreadLane:
-    return ThreadLane(
+    listener = Versions()
+    lane = ThreadLane(
         parse_url(url, variable="url"),
         lambda: None,
         client_name="threads",
@@ -285,7 +287,10 @@ def thread_lane(url: str) -> ThreadLane:
         connect_timeout=5.0,
         breaker=Breaker(5, 1.0, lambda: 0.0),
         on_state=lambda lane, error: None,
+        listener=listener,
     )
+    listener.lanes.append(lane)
+    return lane
 
 
 def test_threads_speak_tls_too(tls_port: tuple[int, Path]) -> None:
@@ -378,7 +383,10 @@ async def test_another_kind_of_server_is_called_that() -> None:
 @on_both_loops
 async def test_odd_facts_in_a_greeting_do_no_harm() -> None:
     odd = b"%4\r\n+server\r\n:5\r\n+version\r\n$2\r\n\xff\xfe\r\n+id\r\n+seven\r\n+x\r\n*0\r\n"
-    async with fake_server(saying(odd, b"+PONG\r\n", b"+OK\r\n", b":1\r\n")) as url, lane_to(url) as lane:
+    async with (
+        fake_server(saying(odd, b"+PONG\r\n", b"*1\r\n:1\r\n", b"+OK\r\n", b":1\r\n")) as url,
+        lane_to(url) as lane,
+    ):
         assert lane.tracks
         assert await send(lane, "GET", "k") == 1
 

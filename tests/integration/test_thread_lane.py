@@ -16,6 +16,7 @@ from nearcache.tiers import remote
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.thread_lane import ThreadLane
 
+from ..lanes import Versions
 from ..servers import ValkeyServer, wait_until
 
 
@@ -28,6 +29,7 @@ class Bench:
         self.breaker = Breaker(3, 1.0, lambda: 0.0)
 
     def open(self, url: str, *, command_timeout: float = 5.0) -> ThreadLane:
+        listener = Versions()
         lane = ThreadLane(
             parse_url(url, variable="url"),
             lambda: None,
@@ -36,7 +38,9 @@ class Bench:
             connect_timeout=2.0,
             breaker=self.breaker,
             on_state=lambda lane, error: self.states.append(None if error is None else str(error)),
+            listener=listener,
         )
+        listener.lanes.append(lane)
         self.lanes.append(lane)
         return lane
 

@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionFailed
-from .hello import shake_hands, tls_context
+from .hello import Conversation, Greeting, shake_hands, tls_context
 from .wire import Command, Wire, pack
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ async def open_wire(
     client_name: str,
     kill: int | None = None,
     socket_path: str | None = None,
+    track_all: bool = False,
 ) -> Wire:
     """Connect to ``endpoint`` and return a wire that is ready for commands.
 
@@ -32,6 +33,7 @@ async def open_wire(
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
         socket_path: the unix socket, where it is not the endpoint's own (an embedded server's).
+        track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
 
     Raises:
         ConnectionFailed: the server refused: wrong password, no such database.
@@ -47,7 +49,7 @@ async def open_wire(
         transport, _ = await loop.create_connection(lambda: wire, endpoint.host, endpoint.port, ssl=context)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
-        await _introduce(wire, endpoint, client_name, kill)
+        await _introduce(wire, shake_hands(endpoint, client_name, kill, track_all=track_all))
     except BaseException:
         wire.abort(ConnectionFailed("the handshake did not finish"))
         raise
@@ -65,11 +67,10 @@ async def ask(wire: Wire, *commands: Command) -> list[Any]:
     return list(await asyncio.gather(*waiters))
 
 
-async def _introduce(wire: Wire, endpoint: Endpoint, client_name: str, kill: int | None) -> None:
-    conversation = shake_hands(endpoint, client_name, kill)
+async def _introduce(wire: Wire, conversation: Conversation[Greeting]) -> None:
     try:
         commands = next(conversation)
         while True:
             commands = conversation.send(await ask(wire, *commands))
     except StopIteration as stop:
-        wire.client_id, wire.server, wire.tracks = stop.value
+        wire.client_id, wire.server, wire.tracks, wire.clock = stop.value

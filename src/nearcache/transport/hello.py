@@ -1,13 +1,14 @@
 """The first words on a connection, as a plan: HELLO, AUTH, SELECT, tracking. Both kinds of lane drive it.
 
-It speaks RESP3 where the server does, RESP2 otherwise, and turns on ``CLIENT TRACKING`` in OPTIN mode, so that the
-server tracks only what is asked for after ``CLIENT CACHING YES``.
+It speaks RESP3 where the server does, RESP2 otherwise, and turns on ``CLIENT TRACKING``: either of every key that is
+read, or in OPTIN mode, where the server tracks only what is asked for after ``CLIENT CACHING YES``.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from .endpoint import Endpoint
 
-__all__ = ["Conversation", "Greeting", "shake_hands", "tls_context"]
+__all__ = ["Conversation", "Greeting", "local_clock", "shake_hands", "tls_context"]
 
 T = TypeVar("T")
 
@@ -31,20 +32,34 @@ _CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH", "NOPERM"])
 
 
 class Greeting(NamedTuple):
-    """What the server said of itself."""
+    """What the server said of itself.
+
+    Attributes:
+        client_id: the connection's, where the server gives one.
+        server: name and version.
+        tracks: it will tell when what was read changes.
+        clock: seconds to add to ``time.monotonic()`` for its unix time; right to half a round trip.
+    """
 
     client_id: int | None
     server: str
     tracks: bool
+    clock: float
 
 
-def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None) -> Conversation[Greeting]:
+def local_clock() -> float:
+    """The clock of a server that was not asked: this machine's."""
+    return time.time() - time.monotonic()
+
+
+def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track_all: bool) -> Conversation[Greeting]:
     """Introduce a new connection.
 
     Args:
         endpoint: with credentials and database.
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
+        track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
 
     Raises:
         ConnectionFailed: the server refused: wrong password, no such database.
@@ -65,10 +80,12 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None) -> Conve
         # A locked server that does not know HELLO says NOAUTH, too.
         client_id, server = yield from _resp2(endpoint, name)
 
-    commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",)]
+    commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",), ("TIME",)]
     if resp3:
-        commands.append(("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP"))
-    first, *rest = yield commands
+        commands.append(("CLIENT", "TRACKING", "ON", *(() if track_all else ("OPTIN",)), "NOLOOP"))
+    asked = time.monotonic()
+    first, now, *rest = yield commands
+    clock = _clock(now, (asked + time.monotonic()) / 2)
     if isinstance(first, CommandRefused) and (endpoint.db or _code(first) != "NOPERM"):
         if _code(first) in _CREDENTIALS:
             raise ConnectionFailed(f"the server refused the credentials: {_code(first)}")
@@ -76,7 +93,7 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None) -> Conve
     if kill is not None:
         yield from _kill(kill, name)
     # Without tracking (an old server, a proxy, an ACL without it) versions are read with every read instead.
-    return Greeting(client_id, server, rest == [b"OK"])
+    return Greeting(client_id, server, rest == [b"OK"], clock)
 
 
 def _resp2(endpoint: Endpoint, name: str) -> Conversation[tuple[int | None, str]]:
@@ -106,6 +123,14 @@ def _facts(answer: dict[Any, Any] | list[Any]) -> tuple[int | None, str]:
     identity, server, version = (facts.get(name) for name in (b"id", b"server", b"version"))
     known = [word.decode("ascii", "replace") for word in (server, version) if isinstance(word, bytes)]
     return (identity if isinstance(identity, int) else None), " ".join(known) or "?"
+
+
+def _clock(answer: Any, asked: float) -> float:
+    try:
+        seconds, microseconds = map(int, answer)
+    except (TypeError, ValueError):
+        return local_clock()  # an ACL without TIME, a proxy
+    return seconds + microseconds / 1e6 - asked
 
 
 def _code(error: CommandRefused) -> str:

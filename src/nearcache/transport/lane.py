@@ -33,12 +33,12 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
-from .wire import Batch, Command, Hook, Waiter, Wire, afresh, pack, revoke
+from .hello import local_clock
+from .wire import Batch, Command, Hook, Listener, Waiter, Wire, afresh, pack
 
 __all__ = ["Breaker", "Lane"]
 
@@ -68,6 +68,14 @@ class Lane:
         max_in_flight: commands sent and not yet answered; more wait their turn.
         breaker: fed with deadlines that passed and with anything the server says.
         on_state: told of every change: the lane, and the error that took it down (``None`` when it is up).
+        listener: told what the server revokes, and of every connection that is lost.
+        track_all: ``open_wire`` asks the server to track every key that is read.
+
+    Attributes:
+        counters: what hooks remember of the server's versions; the listener removes what is revoked.
+        tracks: the server revokes what was read, on this connection or, before the first one, probably.
+        track_all: it does so for every key that is read.
+        clock: seconds to add to ``time.monotonic()`` for the server's unix time.
     """
 
     def __init__(
@@ -80,6 +88,8 @@ class Lane:
         max_in_flight: int,
         breaker: Breaker,
         on_state: Callable[[Lane, Exception | None], None],
+        listener: Listener,
+        track_all: bool = False,
     ) -> None:
         self._loop = loop
         self._open_wire = open_wire
@@ -88,6 +98,8 @@ class Lane:
         self._max_in_flight = max_in_flight
         self._breaker = breaker
         self._on_state = on_state
+        self._listener = listener
+        self._track_all = track_all
         self._wire: Wire | None = None
         self._down: Exception | None = None  # why, once an attempt has failed; commands then fail at once
         self._closed = False
@@ -98,6 +110,8 @@ class Lane:
         self._keeper = loop.create_task(self._keep_up(), name="nearcache-lane")
         self.counters: dict[bytes, int] = {}
         self.tracks = True
+        self.track_all = track_all
+        self.clock = local_clock()
         self.connects = 0
 
     # -- asking
@@ -254,9 +268,10 @@ class Lane:
             return
         self._kill = self._down = None
         self.connects += 1
-        self.tracks = wire.tracks
+        self.tracks, self.clock = wire.tracks, wire.clock
+        self.track_all = self._track_all and wire.tracks
         self._wire = wire
-        wire.on_push = partial(revoke, self.counters)
+        wire.on_push = self._pushed
         wire.on_read = self._after_read
         wire.on_room = self._take_turns
         wire.on_lost = self._lost
@@ -269,7 +284,12 @@ class Lane:
         """At once, before anybody can post again: what the wire has not answered it never will."""
         wire, self._wire = self._wire, None
         self._kill = wire.client_id if wire is not None else None
-        self.counters.clear()
+        self._listener.lost(self)
+
+    def _pushed(self, push: list[Any]) -> None:
+        # Only invalidations are asked for; anything else is not ours.
+        if push[0] == b"invalidate":
+            self._listener.revoked(push[1])
 
     def _after_read(self) -> None:
         if self._breaker.failing:

@@ -29,10 +29,10 @@ import hiredis
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .endpoint import Endpoint
-from .hello import shake_hands
+from .hello import local_clock, shake_hands
 from .lane import Breaker
 from .thread_wire import CHUNK, NOTHING, ThreadWaiter, ThreadWire, open_socket
-from .wire import Command, Hook, afresh, pack, revoke
+from .wire import Command, Hook, Listener, afresh, pack
 
 __all__ = ["ThreadLane"]
 
@@ -54,6 +54,10 @@ class ThreadLane:
         connect_timeout: seconds for one attempt to connect.
         breaker: fed with deadlines that passed and with anything the server says.
         on_state: told of every change: the lane, and the error that took it down (``None`` when it is up).
+        listener: told what the server revokes, and of every connection that is lost.
+        track_all: ask the server to track every key that is read.
+
+    The attributes ``counters``, ``tracks``, ``track_all`` and ``clock`` are those of ``Lane``.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class ThreadLane:
         connect_timeout: float,
         breaker: Breaker,
         on_state: Callable[[ThreadLane, Exception | None], None],
+        listener: Listener,
+        track_all: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._socket_path = socket_path
@@ -74,6 +80,8 @@ class ThreadLane:
         self._connect_timeout = connect_timeout
         self._breaker = breaker
         self._on_state = on_state
+        self._listener = listener
+        self._track_all = track_all
         self._lock = threading.Lock()  # queue and lead; held for a few instructions
         self._connecting = threading.Lock()
         self._connection: ThreadWire | None = None
@@ -82,6 +90,8 @@ class ThreadLane:
         self._kill: int | None = None
         self.counters: dict[bytes, int] = {}
         self.tracks = True
+        self.track_all = track_all
+        self.clock = local_clock()
         self.server = ""
         self.connects = 0
 
@@ -201,7 +211,8 @@ class ThreadLane:
         connection.reader.feed(chunk)
         while (reply := gets()) is not NOTHING:
             if reply.__class__ is _PushNotification:
-                revoke(self.counters, reply)
+                if reply[0] == b"invalidate":
+                    self._listener.revoked(reply[1])
                 continue
             if not waiting:
                 raise ConnectionFailed("a reply that nobody asked for")
@@ -258,9 +269,9 @@ class ThreadLane:
         connection, self._connection = self._connection, None
         self._lock, self._connecting, self._closed = threading.Lock(), threading.Lock(), threading.Event()
         self._down = self._kill = None  # the thread that reconnects is the parent's, too
-        self.counters.clear()
         if connection is not None:
             connection.sock.close()
+            self._listener.lost(self)
 
     def _first_connection(self) -> ThreadWire:
         with self._connecting:
@@ -311,7 +322,8 @@ class ThreadLane:
             raise ConnectionFailed(str(error) or repr(error)) from error
         try:
             connection.set_timeout(self._connect_timeout)
-            greeting = connection.talk(shake_hands(self._endpoint, self._client_name, self._kill))
+            conversation = shake_hands(self._endpoint, self._client_name, self._kill, track_all=self._track_all)
+            greeting = connection.talk(conversation)
         except OSError as error:
             connection.sock.close()
             raise ConnectionFailed(str(error) or repr(error)) from error
@@ -319,7 +331,8 @@ class ThreadLane:
             connection.sock.close()
             raise
         connection.set_timeout(self._command_timeout)
-        connection.client_id, self.server, self.tracks = greeting
+        connection.client_id, self.server, self.tracks, self.clock = greeting
+        self.track_all = self._track_all and self.tracks
         connection.last_read = monotonic()
         self._kill = self._down = None
         self.connects += 1
@@ -335,9 +348,11 @@ class ThreadLane:
                 self._connection = None
             waiting = list(connection.waiting)
         connection.sock.close()
-        self.counters.clear()
-        for waiter in waiting:
-            waiter.finish(afresh(error))
+        try:
+            self._listener.lost(self)
+        finally:
+            for waiter in waiting:
+                waiter.finish(afresh(error))
         if reconnect and not self._closed.is_set():
             self._went_down(error)
 

@@ -13,7 +13,7 @@ import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
 
-__all__ = ["Batch", "Command", "Hook", "Waiter", "Wire", "afresh", "pack", "revoke"]
+__all__ = ["Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "pack"]
 
 Command = tuple[str | bytes | int | float, ...]
 Hook = Callable[[list[Any]], None]
@@ -31,6 +31,22 @@ class Waiter(Protocol):
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
     def set_exception(self, exception: Exception, /) -> None: ...
+
+
+class Listener(Protocol):
+    """What hears, from every lane, that something read earlier may not be current any more.
+
+    It is called where replies are parsed, on whichever thread that is, so it must not wait and must ask the lane for
+    nothing. If ``revoked`` raises, the connection is given up, because something stale may be left: ``lost`` follows.
+    """
+
+    def revoked(self, keys: list[bytes] | None) -> None:
+        """The server says these keys have changed, in order with the replies; ``None``: all keys have."""
+        ...
+
+    def lost(self, link: object) -> None:
+        """The link's connection is gone, and with it the server's word on all that was read through it."""
+        ...
 
 
 class Batch:
@@ -94,6 +110,7 @@ class Wire(asyncio.Protocol):
         self.client_id: int | None = None
         self.server = ""
         self.tracks = False
+        self.clock = 0.0
         self.on_push: Callable[[list[Any]], None] = _ignore
         self.on_read: Callable[[], None] = _ignore
         self.on_room: Callable[[], None] = _ignore
@@ -212,10 +229,12 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        self.on_lost()
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_exception(afresh(error))
+        try:
+            self.on_lost()
+        finally:
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_exception(afresh(error))
 
 
 def afresh(error: Exception) -> Exception:
@@ -223,16 +242,6 @@ def afresh(error: Exception) -> Exception:
     if isinstance(error, NearcacheError):
         return error.__class__(*error.args)
     return error
-
-
-def revoke(counters: dict[bytes, int], push: list[Any]) -> None:
-    """Forget the versions a push says have changed. Only invalidations are asked for; anything else is not ours."""
-    if push[0] == b"invalidate":
-        if push[1] is None:
-            counters.clear()
-        else:
-            for key in push[1]:
-                counters.pop(key, None)
 
 
 def _ignore(*_: object) -> None:
