@@ -19,11 +19,13 @@ import pytest
 
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, NotInitialized
 from nearcache.transport.handshake import open_wire
+from nearcache.transport.lane import Lane
 from nearcache.transport.wire import Wire
 
 from .. import lanes
 from ..lanes import (
     RecordingBreaker,
+    Versions,
     eventually,
     fake_server,
     greet,
@@ -492,6 +494,73 @@ async def test_what_a_hook_stores_is_never_older_than_a_push(server: ValkeyServe
             assert lane.counters.get(b"n") in (None, now)
 
 
+class Watchful(Versions):
+    """Writes down, too, who could know of a loss before it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: asyncio.Future[Any] | None = None
+        self.first: list[bool] = []
+
+    def lost(self, link: object) -> None:
+        super().lost(link)
+        assert isinstance(link, Lane)
+        assert self.asked is not None
+        self.first.append(not self.asked.done() and not link.connected)
+
+
+@on_both_loops
+async def test_a_loss_is_told_once_before_anybody_else_knows(server: ValkeyServer, url: str) -> None:
+    listener = Watchful()
+    async with lane_to(url, listener=listener) as lane:
+        listener.asked = send(lane, "BLPOP", "nothing", 0)
+        lane.flush()
+        await asyncio.to_thread(server.command, "CLIENT", "KILL", "TYPE", "normal")
+        with pytest.raises(ConnectionFailed):
+            await listener.asked
+        assert listener.heard == ["lost"]
+        assert listener.first == [True]
+        assert await send(lane, "PING") == b"PONG"
+        assert lane.connects == 2
+        listener.asked = asyncio.get_running_loop().create_future()
+    assert listener.heard == ["lost", "lost"], "the end is a loss, too"
+
+
+@on_both_loops
+async def test_every_read_is_tracked_where_that_was_asked_for(server: ValkeyServer, url: str) -> None:
+    listener = Versions()
+    async with lane_to(url, listener=listener, track_all=True) as lane:
+        assert lane.track_all
+        await send(lane, "GET", "k")
+        await send(lane, "SET", "k", "its own")
+        await send(lane, "GET", "k")
+        await asyncio.to_thread(server.command, "SET", "k", 1)
+        await eventually(lambda: listener.heard, "the push arrives")
+        assert listener.heard == [[b"k"]]
+    async with lane_to(url) as lane:
+        assert not lane.track_all
+
+
+class Broken(Versions):
+    def revoked(self, keys: list[bytes] | None) -> None:
+        super().revoked(keys)
+        raise ZeroDivisionError
+
+
+@on_both_loops
+async def test_a_revocation_that_fails_costs_the_connection(server: ValkeyServer, url: str) -> None:
+    listener = Broken()
+    async with lane_to(url, listener=listener, track_all=True) as lane:
+        await send(lane, "GET", "k")
+        asked = send(lane, "BLPOP", "nothing", 0)
+        lane.flush()
+        await asyncio.to_thread(server.command, "SET", "k", 1)
+        with pytest.raises(ConnectionFailed, match="ZeroDivisionError"):
+            await asked
+        assert listener.heard == [[b"k"], "lost"]
+        assert await send(lane, "PING") == b"PONG"
+
+
 # -- the end
 
 
@@ -499,13 +568,15 @@ async def test_what_a_hook_stores_is_never_older_than_a_push(server: ValkeyServe
 async def test_closing_lets_what_is_in_flight_finish(server: ValkeyServer, url: str) -> None:
     lane = make_lane(url, max_in_flight=50)
     await lane.connected_or_raise()
-    assert lane._wire is not None
-    assert lane._wire._transport is not None
-    socket = lane._wire._transport.get_extra_info("socket").fileno()
+    wire = lane._wire
+    assert wire is not None
+    assert wire._transport is not None
+    socket = wire._transport.get_extra_info("socket").fileno()
     asked = [send(lane, "INCR", "n") for _ in range(200)]
     await lane.aclose()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(socket)  # closed by now, not some time later
+    assert wire.closed.result() is None, "the end of the lane's task is not the socket's"
     assert [waiter.result() for waiter in asked] == list(range(1, 201))
     with pytest.raises(NotInitialized):
         await send(lane, "PING")

@@ -20,8 +20,9 @@ stays. Only when the server has said nothing for three deadlines is the wire rep
 socket could be carried out after newer ones, so the next wire is used only when the server knows no connection of the
 old one's id and name any more, or has acknowledged its ``CLIENT KILL``.
 
-*Hooks* run where replies are parsed, in order with the server's pushes. State that a push may revoke (the versions
-in ``counters``) must be stored by a hook: by the time an awaiting task wakes up, the push may have been and gone.
+*Hooks* run where replies are parsed, in order with the server's pushes. State that a push may revoke (such as the
+versions in ``counters``) must be stored by a hook: by the time an awaiting task wakes up, the push may have been and
+gone. The *listener* removes it: it hears of every push, and of the end of a connection before anybody else does.
 
 Memory: a command, sent or waiting for its turn, costs up to 0.4 kB plus its own bytes until they are written, so
 ``NEARCACHE_MAX_IN_FLIGHT`` = 100,000 bounds a lane at 40 MB plus one socket buffer. What callers keep comes on top.
@@ -38,7 +39,7 @@ from typing import Any, Protocol
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .hello import local_clock
-from .wire import Batch, Command, Hook, Listener, Waiter, Wire, afresh, pack
+from .wire import Batch, Command, Hook, Listener, Waiter, Wire, afresh, announce, pack
 
 __all__ = ["Breaker", "Lane"]
 
@@ -287,9 +288,7 @@ class Lane:
         self._listener.lost(self)
 
     def _pushed(self, push: list[Any]) -> None:
-        # Only invalidations are asked for; anything else is not ours.
-        if push[0] == b"invalidate":
-            self._listener.revoked(push[1])
+        announce(push, self._listener)
 
     def _after_read(self) -> None:
         if self._breaker.failing:

@@ -13,7 +13,7 @@ import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
 
-__all__ = ["Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "pack"]
+__all__ = ["Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "announce", "pack"]
 
 Command = tuple[str | bytes | int | float, ...]
 Hook = Callable[[list[Any]], None]
@@ -178,8 +178,9 @@ class Wire(asyncio.Protocol):
                 if not waiter.done():
                     waiter.set_result(reply)
         except Exception as error:  # noqa: BLE001
-            # Not RESP, or a reply nobody asked for: what follows cannot be matched to its callers.
-            self.abort(ConnectionFailed(f"the server broke the protocol: {error!r}"))
+            # Not RESP, or a reply nobody asked for: what follows cannot be matched to its callers. Or a push that
+            # could not be carried out.
+            self.abort(ConnectionFailed(f"what the server said could not be taken in: {error!r}"))
             return
         self._answered = answered = self._answered + waited - len(waiting)
         due = self._due
@@ -242,6 +243,19 @@ def afresh(error: Exception) -> Exception:
     if isinstance(error, NearcacheError):
         return error.__class__(*error.args)
     return error
+
+
+def announce(push: list[Any], listener: Listener) -> None:
+    """Hand on what the server revokes. Only invalidations are asked for; another push is not ours.
+
+    Raises:
+        ConnectionFailed: the listener failed, so something stale may be left.
+    """
+    if push[0] == b"invalidate":
+        try:
+            listener.revoked(push[1])
+        except Exception as error:
+            raise ConnectionFailed(f"an invalidation could not be carried out: {error!r}") from error
 
 
 def _ignore(*_: object) -> None:
