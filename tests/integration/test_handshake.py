@@ -6,7 +6,9 @@ import asyncio
 import logging
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from nearcache.transport.wire import Wire
 
 from ..lanes import (
     GREETING,
+    TIME,
     Talk,
     Versions,
     eventually,
@@ -293,6 +296,11 @@ def thread_lane(url: str) -> ThreadLane:
     return lane
 
 
+def in_threads_of_their_own(lane: ThreadLane, value: bytes) -> bool:
+    with ThreadPoolExecutor(4) as pool:
+        return all(pool.map(lambda _: lane.request(("GET", "k")) == value, range(40)))
+
+
 def test_threads_speak_tls_too(tls_port: tuple[int, Path]) -> None:
     port, directory = tls_port
     ca = directory / "ca.crt"
@@ -300,6 +308,15 @@ def test_threads_speak_tls_too(tls_port: tuple[int, Path]) -> None:
     value = bytes(3_000_000)
     assert lane.request_many([("SET", "k", value), ("GET", "k"), ("PING",)])[1:] == [value, b"PONG"]
     assert lane.tracks
+    lane.watch()
+    lane.request_many([("CLIENT", "CACHING", "YES"), ("GET", "k")], lambda _: lane.counters.update({b"k": 1}))
+    assert lane.counters
+    other = thread_lane(f"rediss://localhost:{port}/0?ssl_ca_certs={ca}")
+    other.request(("SET", "k", value))
+    wait_until(lambda: not lane.counters, "the push to be heard, though nobody asks for anything")
+    assert in_threads_of_their_own(lane, value)
+    assert (lane.connects, other.connects) == (1, 1)
+    other.close()
     lane.close()
     for wrong in (f"rediss://localhost:{port}", f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}"):
         refused = thread_lane(wrong)
@@ -315,6 +332,7 @@ def test_threads_shake_hands_as_loops_do(config: tuple[str, ...]) -> None:
             lane = thread_lane(url)
             assert lane.request(("PING",)) == b"PONG"
             assert lane.tracks is not bool(config)
+            assert abs(lane.clock + time.monotonic() - time.time()) < 60  # the server is on this machine
             lane.close()
             wrong = thread_lane(url.replace("right", "wrong"))
             with pytest.raises(ConnectionFailed, match="refused the credentials"):
@@ -378,6 +396,21 @@ async def test_an_impostor_is_no_connection(impostor: str) -> None:
 async def test_another_kind_of_server_is_called_that() -> None:
     async with fake_server(IMPOSTORS["answers HELLO with a number"]) as url:
         assert "no Redis or Valkey server" in await refusal(url)
+
+
+@pytest.mark.parametrize("answer", [TIME, b"-NOPERM no TIME\r\n"], ids=["told", "refused"])
+@on_both_loops
+async def test_the_servers_clock(answer: bytes) -> None:
+    async with fake_server(saying(GREETING, b"+PONG\r\n", answer, b"+OK\r\n", b":1\r\n")) as url:
+        asked, wall = time.monotonic(), time.time()
+        async with lane_to(url) as lane:
+            taken, later = time.monotonic(), time.time()
+            if answer == TIME:
+                assert 1_700_000_000.25 - taken <= lane.clock <= 1_700_000_000.25 - asked
+            else:
+                assert wall - taken <= lane.clock <= later - asked  # this machine's
+            assert lane.tracks
+            assert await send(lane, "GET", "k") == 1
 
 
 @on_both_loops

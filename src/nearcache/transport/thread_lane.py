@@ -9,37 +9,44 @@ there, or the lead. So one thread alone pays two system calls and no switch, and
 all of them. (Measured against a loop on a background thread: 2.5 times the throughput with one thread, 3.5 with 16.)
 
 The rules of ``lane.py`` hold here too. Replies belong to the head of a deque, whoever has left it; hooks run where
-replies are parsed, in order with the server's pushes, so ``counters`` never keeps what a push has revoked; after a
+replies are parsed, in order with the server's pushes, so nothing that a hook keeps outlives its revocation; after a
 deadline the connection stays and the late reply is dropped; a server silent for three deadlines is left, and told to
 drop the old connection before the new one is used; while there is no connection commands fail at once, and a thread
-that lives only as long as the outage tries to reconnect. Nobody reads between commands, so a push may wait in the
-socket, but never behind a later reply. A connection that was idle is looked at before it is used: a server that closed
-it meanwhile costs a reconnect, not a failed command.
+that lives only as long as the outage tries to reconnect. A connection that was idle is looked at before it is used: a
+server that closed it meanwhile costs a reconnect, not a failed command.
+
+Nobody reads between commands, so a push may wait in the socket, though never behind a later reply. Where that is too
+late, ``watch`` starts a thread that reads while nobody leads (``thread_watch.py``).
+
+An interrupt may hit a thread between any two steps. So a command and who waits for it are queued in one step, become
+bytes and a place in the deque only in the leader's hands, and a leader that was interrupted gives the connection up.
+When a connection is lost its listener is told first; only then do those who wait, and only then may there be a new one.
 """
 
 from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
-
-import hiredis
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .endpoint import Endpoint
 from .hello import local_clock, shake_hands
 from .lane import Breaker
-from .thread_wire import CHUNK, NOTHING, ThreadWaiter, ThreadWire, open_socket
+from .thread_watch import keep_reading
+from .thread_wire import CHUNK, ThreadWaiter, ThreadWire, open_socket
 from .wire import Command, Hook, Listener, afresh, pack
 
 __all__ = ["ThreadLane"]
 
-_PushNotification = hiredis.PushNotification
 _IDLE = 1.0  # seconds without a reply after which a connection is looked at before it is used
 _SILENT_DEADLINES = 3
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5  # seconds
+_INTERRUPTED = "the thread that drove the connection was interrupted"
+_CLOSED = "the connection is closed: call initialize() again"
 _NET = 5.0  # seconds a sleeping thread waits past its deadline for a leader to tell it so
 
 
@@ -82,11 +89,13 @@ class ThreadLane:
         self._on_state = on_state
         self._listener = listener
         self._track_all = track_all
-        self._lock = threading.Lock()  # queue and lead; held for a few instructions
         self._connecting = threading.Lock()
         self._connection: ThreadWire | None = None
         self._down: Exception | None = None
         self._closed = threading.Event()
+        self._attempts = 0  # to reconnect, since a connection has last stayed for a while
+        self._watching = False
+        self._watcher: threading.Thread | None = None
         self._kill: int | None = None
         self.counters: dict[bytes, int] = {}
         self.tracks = True
@@ -119,120 +128,75 @@ class ThreadLane:
         now = monotonic()
         if now - connection.last_read > _IDLE:
             connection = self._still_there(connection)
-        waiter = ThreadWaiter(count, hook, now + self._command_timeout)
-        with self._lock:
-            if connection.lost is not None:
-                raise afresh(connection.lost)
-            connection.out.append(data)
-            connection.waiting.append(waiter)
-            leads = not connection.led
-            connection.led = True
-        if leads:
-            self._lead(connection, waiter)
-        else:
-            self._follow(connection, waiter)
-        if waiter.error is not None:
-            raise waiter.error
-        return waiter.replies
-
-    def _follow(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
-        """Sleep until the reply is there, or the lead."""
+        waiter = ThreadWaiter(data, count, hook, now + self._command_timeout)
         try:
-            waiter.wake.acquire(timeout=self._command_timeout + _NET)
+            with connection.lock:
+                if connection.lost is not None:
+                    raise connection.error
+                connection.out.append(waiter)
+                if connection.leader is None:
+                    connection.leader = waiter
+            if connection.leader is not waiter:
+                waiter.wake.acquire(timeout=self._command_timeout + _NET)
+            if connection.leader is waiter:
+                self._lead(connection, waiter)
+            elif not waiter.done:
+                # Long past the deadline, and nobody said so: whoever led is gone.
+                connection.leader = None
+                self._lose(connection, CommandTimeout(f"no reply within {self._command_timeout:g} s"))
         except BaseException:
             self._leave(connection, waiter)
             raise
-        if waiter.heir and not waiter.done:
-            self._lead(connection, waiter)
-        elif not waiter.done:
-            # Long past the deadline, and nobody said so: whoever led is gone.
-            self._lose(connection, CommandTimeout(f"no reply within {self._command_timeout:g} s"))
+        if waiter.error is not None:
+            raise waiter.error
+        if not waiter.done:
+            # Another thread has found the connection lost and has not come round to telling everybody.
+            raise connection.error
+        return waiter.replies
 
     def _leave(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
-        """Interrupted: wait no longer. If the lead was handed over at that very moment, hand it on."""
-        with self._lock:
+        """Interrupted: wait no longer, ask no more, and hand on the lead if it was just handed over."""
+        with connection.lock:
             waiter.finish(CommandTimeout(f"no reply within {self._command_timeout:g} s"))
-        if waiter.heir:
-            self._hand_over(connection)
+            connection.out = [other for other in connection.out if other is not waiter]
+        if connection.leader is waiter:
+            connection.hand_over()
 
     def _lead(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
         """Write and read for everybody until this thread's reply is there; then hand over the lead."""
-        lost: Exception | None = ConnectionFailed("the thread that drove the connection was interrupted")
+        lost: Exception | None = ConnectionFailed(_INTERRUPTED)
         try:
             while not waiter.done:
-                self._write(connection)
+                connection.write()
                 if waiter.heir:
-                    self._wait(connection, waiter.due)
-                self._read(connection)
+                    connection.wait(waiter.due)
+                self._read(connection, connection.sock.recv(CHUNK))
             lost = None
         except (TimeoutError, BlockingIOError):
             lost = self._late(connection, max(monotonic(), waiter.due))
         except (OSError, NearcacheError) as error:
             lost = ConnectionFailed(f"the connection was lost: {error}")
         finally:
-            if lost is not None:
-                self._lose(connection, lost)
-            else:
-                self._hand_over(connection)
+            try:
+                if lost is not None:
+                    self._lose(connection, lost)
+            finally:
+                connection.hand_over()
 
-    def _hand_over(self, connection: ThreadWire) -> None:
-        with self._lock:
-            heir = next((other for other in connection.waiting if not other.done), None)
-            connection.led = heir is not None
-            if heir is not None:
-                heir.heir = True
-                heir.wake.release()
-
-    def _write(self, connection: ThreadWire) -> None:
-        with self._lock:
-            out, connection.out = connection.out, []
-        if out:
-            connection.cut_short = True
-            connection.sock.sendall(out[0] if len(out) == 1 else b"".join(out))
-            connection.cut_short = False
-
-    def _wait(self, connection: ThreadWire, due: float) -> None:
-        """A read waits for the whole timeout by itself; a thread that was handed the lead late has less."""
-        left = due - monotonic()
-        if left < 0.9 * self._command_timeout and not connection.readable(max(left, 0.0)):
-            raise TimeoutError
-
-    def _read(self, connection: ThreadWire) -> None:
-        chunk = connection.sock.recv(CHUNK)
-        if not chunk:
-            raise ConnectionFailed("closed by the server")
-        self._parse(connection, chunk)
-        connection.last_read = monotonic()
+    def _read(self, connection: ThreadWire, chunk: bytes) -> None:
+        connection.take(chunk)
         if self._breaker.failing:
             self._breaker.succeeded()
-
-    def _parse(self, connection: ThreadWire, chunk: bytes) -> None:
-        waiting, gets = connection.waiting, connection.reader.gets
-        connection.reader.feed(chunk)
-        while (reply := gets()) is not NOTHING:
-            if reply.__class__ is _PushNotification:
-                if reply[0] == b"invalidate":
-                    self._listener.revoked(reply[1])
-                continue
-            if not waiting:
-                raise ConnectionFailed("a reply that nobody asked for")
-            head = waiting[0]
-            head.replies.append(reply)
-            head.left -= 1
-            if not head.left:
-                waiting.popleft()
-                if head.hook is not None:
-                    head.hook(head.replies)
-                if not head.done:
-                    head.done = True
-                    head.wake.release()
 
     def _late(self, connection: ThreadWire, now: float) -> Exception | None:
         """A deadline has passed. What makes the connection unusable, if anything."""
         if connection.cut_short:
             return ConnectionFailed("the server did not take a whole command within the deadline")
         error = CommandTimeout(f"no reply within {self._command_timeout:g} s")
-        for waiter in list(connection.waiting):
+        with connection.lock:
+            asked = [*connection.waiting, *connection.out]
+            connection.out = [waiter for waiter in connection.out if waiter.due > now]
+        for waiter in asked:
             if not waiter.done and waiter.due <= now:
                 self._breaker.failed()
                 waiter.finish(afresh(error))
@@ -253,6 +217,26 @@ class ThreadLane:
         if self._connection is None:
             self._first_connection()
 
+    def watch(self) -> None:
+        """From now on read what the server pushes as it comes, also while no thread asks for anything.
+
+        Idempotent, and cheap when it is done already.
+        """
+        if not self._watching:
+            self._watching = True
+            connection = self._connection
+            if connection is not None:
+                self._watch(connection)
+
+    def _watch(self, connection: ThreadWire) -> None:
+        with connection.lock:
+            if connection.watched or connection.lost is not None:
+                return
+            connection.watched = True
+        arguments = (connection, weakref.WeakMethod(self._look))
+        self._watcher = threading.Thread(target=keep_reading, args=arguments, name="nearcache-watch", daemon=True)
+        self._watcher.start()
+
     def close(self) -> None:
         """Let what is in flight finish (at most one command timeout), then close. Idempotent."""
         self._closed.set()
@@ -260,15 +244,23 @@ class ThreadLane:
         if connection is not None:
             deadline = monotonic() + self._command_timeout
             pause = threading.Event()
-            while connection.led and monotonic() < deadline:
+            while connection.leader is not None and monotonic() < deadline:
                 pause.wait(0.001)
-            self._lose(connection, NotInitialized("the connection is closed: call initialize() again"))
+            self._lose(connection, NotInitialized(_CLOSED))
+        if self._watcher is not None:
+            self._watcher.join(self._command_timeout)
+
+    def __del__(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.watched:
+            connection.lose(NotInitialized(_CLOSED))  # wakes the watcher, which closes the socket
 
     def forget_in_child(self) -> None:
         """After a fork: the connection is the parent's; closing this process's descriptor does not end it."""
         connection, self._connection = self._connection, None
-        self._lock, self._connecting, self._closed = threading.Lock(), threading.Lock(), threading.Event()
+        self._connecting, self._closed = threading.Lock(), threading.Event()
         self._down = self._kill = None  # the thread that reconnects is the parent's, too
+        self._watching, self._watcher = False, None
         if connection is not None:
             connection.sock.close()
             self._listener.lost(self)
@@ -276,7 +268,7 @@ class ThreadLane:
     def _first_connection(self) -> ThreadWire:
         with self._connecting:
             if self._closed.is_set():
-                raise NotInitialized("the connection is closed: call initialize() again")
+                raise NotInitialized(_CLOSED)
             if self._down is not None:
                 raise ConnectionFailed(str(self._down))
             if self._connection is None:
@@ -286,27 +278,37 @@ class ThreadLane:
 
     def _still_there(self, connection: ThreadWire) -> ThreadWire:
         """Look at an idle connection before it is used; connect anew when the server has closed it."""
-        with self._lock:
-            if connection.led or connection.lost is not None:
-                return connection
-            connection.led = True
+        self._look(connection)
+        return self._connection or self._first_connection()
+
+    def _look(self, connection: ThreadWire) -> bool:
+        """Read what has come while nobody led, if anything; replace the connection if that was its end."""
+        with connection.lock:
+            if connection.leader is not None or connection.lost is not None:
+                return False
+            connection.leader = self
         try:
-            if connection.readable(0.0):
-                self._read(connection)
+            chunk = connection.read_ready()
+            if chunk is not None:
+                self._read(connection, chunk)
         except (OSError, NearcacheError) as error:
-            lost = ConnectionFailed(f"the connection was lost: {error}")
+            self._replace(connection, ConnectionFailed(f"the connection was lost: {error}"))
+            return True
         except BaseException:
-            self._lose(connection, ConnectionFailed("the thread that drove the connection was interrupted"))
+            self._lose(connection, ConnectionFailed(_INTERRUPTED))
             raise
-        else:
-            self._hand_over(connection)
-            return connection
+        finally:
+            connection.hand_over()
+        return chunk is not None
+
+    def _replace(self, connection: ThreadWire, error: Exception) -> None:
+        """Connect anew, at once and while those who ask wait; in the background if that has just been done."""
         with self._connecting:
-            self._lose(connection, lost, reconnect=False)
-            if self._connection is None:
+            at_once = not self._attempts or monotonic() - connection.since > _BACKOFF_MOST
+            self._lose(connection, error, reconnect=not at_once)
+            if self._connection is None and self._down is None and not self._closed.is_set():
+                self._attempts += 1
                 self._connect_or_retry()
-            assert self._connection is not None
-            return self._connection
 
     def _connect_or_retry(self) -> None:
         try:
@@ -317,7 +319,9 @@ class ThreadLane:
 
     def _connect(self) -> None:
         try:
-            connection = ThreadWire(open_socket(self._endpoint, self._socket_path(), self._connect_timeout))
+            connection = ThreadWire(
+                open_socket(self._endpoint, self._socket_path(), self._connect_timeout), self._listener
+            )
         except OSError as error:
             raise ConnectionFailed(str(error) or repr(error)) from error
         try:
@@ -333,28 +337,35 @@ class ThreadLane:
         connection.set_timeout(self._command_timeout)
         connection.client_id, self.server, self.tracks, self.clock = greeting
         self.track_all = self._track_all and self.tracks
-        connection.last_read = monotonic()
+        connection.since = connection.last_read = monotonic()
         self._kill = self._down = None
         self.connects += 1
         self._connection = connection
+        if self._closed.is_set():
+            self._lose(connection, NotInitialized(_CLOSED))
+            raise NotInitialized(_CLOSED)
+        if self._watching:
+            self._watch(connection)
         self._on_state(self, None)
 
     def _lose(self, connection: ThreadWire, error: Exception, *, reconnect: bool = True) -> None:
-        with self._lock:
-            if connection.lost is not None:
-                return
-            connection.lost = error
-            if self._connection is connection:
-                self._connection = None
-            waiting = list(connection.waiting)
-        connection.sock.close()
+        if not connection.lose(error):
+            return
+        if monotonic() - connection.since > _BACKOFF_MOST:
+            self._attempts = 0
+        reconnect = reconnect and not self._closed.is_set()
         try:
             self._listener.lost(self)
         finally:
+            if reconnect:
+                self._down = error  # before anybody can find that there is no connection, and make one
+            self._connection = None
+            with connection.lock:
+                waiting = [*connection.waiting, *connection.out]
             for waiter in waiting:
                 waiter.finish(afresh(error))
-        if reconnect and not self._closed.is_set():
-            self._went_down(error)
+            if reconnect:
+                self._went_down(error)
 
     def _went_down(self, error: Exception) -> None:
         self._down = error
@@ -362,18 +373,20 @@ class ThreadLane:
         threading.Thread(target=self._reconnect, name="nearcache-reconnect", daemon=True).start()
 
     def _reconnect(self) -> None:
-        attempt, delay = 0, 0.0
-        while not self._closed.wait(delay):
+        while not self._closed.wait(self._back_off()):
             try:
                 with self._connecting:
                     self._connect()
+            except NotInitialized:
+                return
             except NearcacheError as error:
                 self._down = error
                 self._on_state(self, error)
             else:
-                if self._closed.is_set():
-                    self.close()
                 return
-            attempt += 1
-            # Full jitter; the first attempt after a loss is at once.
-            delay = random.uniform(0, min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**attempt))
+
+    def _back_off(self) -> float:
+        attempts, self._attempts = self._attempts, self._attempts + 1
+        # Full jitter, but for the first attempt after a loss, which is at once.
+        most = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** min(attempts, 10))
+        return random.uniform(0, most) if attempts else 0.0

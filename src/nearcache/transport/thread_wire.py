@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
 import struct
 import threading
 from collections import deque
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -16,20 +18,22 @@ import hiredis
 from ..errors import CommandRefused, ConnectionFailed
 from .endpoint import Endpoint
 from .hello import Conversation, Greeting, tls_context
-from .wire import Hook, pack
+from .wire import Hook, Listener, afresh, announce, pack
 
-__all__ = ["CHUNK", "NOTHING", "ThreadWaiter", "ThreadWire", "open_socket"]
+__all__ = ["CHUNK", "ThreadWaiter", "ThreadWire", "open_socket"]
 
-NOTHING = object()
+_PushNotification = hiredis.PushNotification
+_NOTHING = object()
 CHUNK = 65_536  # bytes per read
 
 
 class ThreadWaiter:
     """One thread's commands: how many replies are still to come, and the lock the thread sleeps on."""
 
-    __slots__ = ("done", "due", "error", "heir", "hook", "left", "replies", "wake")
+    __slots__ = ("data", "done", "due", "error", "heir", "hook", "left", "replies", "wake")
 
-    def __init__(self, count: int, hook: Hook | None, due: float) -> None:
+    def __init__(self, data: bytes, count: int, hook: Hook | None, due: float) -> None:
+        self.data = data
         self.left = count
         self.hook = hook
         self.due = due
@@ -41,29 +45,93 @@ class ThreadWaiter:
         self.wake.acquire()
 
     def finish(self, error: Exception | None) -> None:
+        """Tell the thread that all its replies are there, or why not."""
         if not self.done:
             self.error = error
             self.done = True
-            if self.wake.locked():
-                self.wake.release()
+            self.rouse()
+
+    def complete(self, hook: Hook) -> None:
+        """Show the replies to the hook first."""
+        try:
+            hook(self.replies)
+        except Exception as error:  # noqa: BLE001  # the caller's, not the connection's, nor the leader's
+            self.finish(error)
+        else:
+            self.finish(None)
+
+    def rouse(self) -> None:
+        # A leader, a thread that closes and one that was interrupted may do so at once.
+        try:  # noqa: SIM105  # a context manager would cost as much as all the rest
+            self.wake.release()
+        except RuntimeError:
+            pass
 
 
 class ThreadWire:
-    """A blocking socket, its parser, and who waits on it."""
+    """A blocking socket, its parser, who waits on it, and who may use it.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Only the leader reads, writes, parses and touches ``waiting``. The socket is shut down when it is lost, which wakes
+    whoever is blocked on it, but closed only when nobody can be: by then its number may be another file's.
+    """
+
+    def __init__(self, sock: socket.socket, listener: Listener) -> None:
         self.sock = sock
-        self.reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=NOTHING)
-        self.out: list[bytes] = []
+        self._listener = listener
+        self._timeout = 0.0
+        self.reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=_NOTHING)
+        self.lock = threading.Lock()  # for what follows; held for a few instructions
+        self.out: list[ThreadWaiter] = []  # their commands are not written yet
+        self.leader: object | None = None
+        self.watched = False
+        self.lost: Exception | None = None
         self.waiting: deque[ThreadWaiter] = deque()
-        self.led = False
-        self.last_read = monotonic()
+        self.since = self.last_read = monotonic()
         self.client_id: int | None = None
         self.cut_short = False  # a write has begun and not ended
-        self.lost: Exception | None = None
+
+    @property
+    def error(self) -> Exception:
+        """Why it was lost, for one caller."""
+        return afresh(self.lost or ConnectionFailed("the connection was lost"))
+
+    def hand_over(self) -> None:
+        """Give the lead to the longest waiting thread, or to nobody."""
+        with self.lock:
+            if self.lost is None:
+                for waiter in chain(self.waiting, self.out):
+                    if not waiter.done:
+                        self.leader = waiter
+                        waiter.heir = True
+                        waiter.rouse()
+                        return
+            self.leader = None
+            self._close_unused()
+
+    def lose(self, error: Exception) -> bool:
+        """Shut the connection down; whether nobody did before."""
+        with self.lock:
+            if self.lost is not None:
+                return False
+            self.lost = error
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own, which takes the TLS away from under whoever reads.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            self._close_unused()
+            return True
+
+    def stop_watching(self) -> None:
+        with self.lock:
+            self.watched = False
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self.lost is not None and self.leader is None and not self.watched:
+            self.sock.close()
 
     def set_timeout(self, seconds: float) -> None:
         """How long one read or write may take; then it raises ``BlockingIOError`` or ``TimeoutError``."""
+        self._timeout = seconds
         if isinstance(self.sock, ssl.SSLSocket):
             self.sock.settimeout(seconds)  # OpenSSL would try a read that the kernel gave up for ever
             return
@@ -73,13 +141,70 @@ class ThreadWire:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self.sock.setsockopt(socket.SOL_SOCKET, option, interval)
 
-    def readable(self, timeout: float) -> bool:
-        """Whether there is something to read within ``timeout`` seconds."""
-        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-            return True
+    def write(self) -> None:
+        """Write all that is queued, by whomever."""
+        if not self.out:
+            return
+        with self.lock:
+            out = self.out
+            self.waiting.extend(out)
+            self.out = []
+        self.cut_short = True
+        self.sock.sendall(out[0].data if len(out) == 1 else b"".join([waiter.data for waiter in out]))
+        self.cut_short = False
+
+    def wait(self, due: float) -> None:
+        """A read waits for the whole timeout by itself; a thread that was handed the lead late has less."""
+        left = due - monotonic()
+        if left > 0.9 * self._timeout or (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()):
+            return
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+        if not poll.poll(max(left, 0.0) * 1000):
+            raise TimeoutError
+
+    def take(self, chunk: bytes) -> None:
+        """Parse what was read, and give it to those who wait for it.
+
+        Raises:
+            ConnectionFailed: it is the end, or no sense can be made of it.
+        """
+        if not chunk:
+            raise ConnectionFailed("closed by the server")
+        waiting, gets = self.waiting, self.reader.gets
+        self.reader.feed(chunk)
+        while (reply := gets()) is not _NOTHING:
+            if reply.__class__ is _PushNotification:
+                announce(reply, self._listener)
+                continue
+            if not waiting:
+                raise ConnectionFailed("a reply that nobody asked for")
+            head = waiting[0]
+            head.replies.append(reply)
+            head.left -= 1
+            if not head.left:
+                waiting.popleft()
+                if head.hook is not None:
+                    head.complete(head.hook)
+                else:
+                    head.finish(None)
+        self.last_read = monotonic()
+
+    def read_ready(self) -> bytes | None:
+        """What has come, without waiting; ``None`` when nothing has, no bytes at the end."""
+        if not isinstance(self.sock, ssl.SSLSocket):
+            try:
+                return self.sock.recv(CHUNK, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+        timeout = self.sock.gettimeout()
+        self.sock.settimeout(0.0)  # something readable may be half a record, or none of ours
+        try:
+            return self.sock.recv(CHUNK)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        finally:
+            self.sock.settimeout(timeout)
 
     def talk(self, conversation: Conversation[Greeting]) -> Greeting:
         """Drive the handshake."""
@@ -91,7 +216,7 @@ class ThreadWire:
                 replies = []
                 while len(replies) < len(commands):
                     reply = self.reader.gets()
-                    if reply is not NOTHING:
+                    if reply is not _NOTHING:
                         replies.append(reply)
                     elif chunk := self.sock.recv(CHUNK):
                         self.reader.feed(chunk)
