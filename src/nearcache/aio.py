@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from .base import CacheBase, Core, Wire
+from .core.found import Lookup
+from .core.policy import LoadCall, LoadOptions, WriteCall, WriteOptions
 from .core.ttl import TTL
 from .driving import drive, result
 from .errors import ServerError
 from .sentinels import DEFAULT, Default, Miss
+from .tiers.memory import COPY
 
 if TYPE_CHECKING:
     from .cache import Cache
@@ -37,9 +40,10 @@ class AsyncCache(CacheBase):
         ttl: default time to live, in seconds or as a ``timedelta``; ``None`` for no expiry.
         namespace: default namespace.
         client_type: ``RedisClientType.CACHE``, ``RedisClientType.QUEUE``, or the name of a registered client.
-        near: whether this cache reads the near tier; the settings decide when left out. Changes nothing yet.
+        near: False never reads the near tier, so that every read asks the server.
         wire: ``native`` keeps types; ``json`` shares plain JSON with programs in other languages.
         strict: raise ``ServerError`` where otherwise a failed read is a miss and a failed write ``False``.
+        options: defaults for loads and writes: ``grace``, ``soft_timeout`` and the other ``LoadOptions``.
     """
 
     def __init__(
@@ -52,8 +56,9 @@ class AsyncCache(CacheBase):
         wire: Wire = "native",
         strict: bool = False,
         _core: Core | None = None,
+        **options: Unpack[LoadOptions],
     ) -> None:
-        self._core = _core or Core(ttl, namespace, client_type, near, wire, strict)
+        self._core = _core or Core(ttl, namespace, client_type, near, wire, strict, options)
 
     async def initialize(self, settings: Settings | None = None) -> None:
         """Connect the client this cache uses, unless it is connected. Idempotent.
@@ -98,30 +103,45 @@ class AsyncCache(CacheBase):
             NotInitialized: before ``initialize``.
         """
         core = self._core
+        if namespace is None and type is None:
+            try:
+                entry = core.view.get(key)
+            except TypeError:  # not hashable, so no key: said further down
+                entry = None
+            if entry is not None and entry.epoch == core.tier.epoch and core.now() < entry.quick_until:
+                value = entry.value
+                if value is COPY:
+                    value = entry.read()
+                if value.__class__ is not Miss:
+                    core.counters.hits += 1
+                    entry.hits = 1
+                    return value
         link = core.client.link()
         site = core.namespace if namespace is None else core.client.namespace(namespace)
-        stored, counter = site.key(key), site.counter
-        version = link.counters.get(counter)
-        if version is not None:
-            # The plan's usual course without a generator and a second coroutine: a sixth of a read's cost.
-            waiter = get_running_loop().create_future()
-            link.post(("GET", stored), waiter)
-            try:
-                raw = await waiter
-            except ServerError as error:
-                raw = error
-            if link.counters.get(counter) == version:
-                value = core.plans.got(raw, stored, version, type)
-                return default if value.__class__ is Miss else value
-        value = await drive(link, core.plans.get(link, site, stored, type))
+        stored = site.key(key)
+        if not link.track_all:
+            # Without a near tier, the plan's usual course without a generator and a second coroutine.
+            version = link.counters.get(site.counter)
+            if version is not None:
+                waiter = get_running_loop().create_future()
+                link.post(("GET", stored), waiter)
+                raw: Any
+                try:
+                    raw = await waiter
+                except ServerError as error:
+                    raw = error
+                if link.counters.get(site.counter) == version:
+                    value = core.reads.got(raw, stored, version[0], type)
+                    if value is not Miss.UNSETTLED:
+                        return default if value.__class__ is Miss else value
+        value = await drive(link, core.reads.get(link, site, key, stored, type, core.near_reads))
         return default if value.__class__ is Miss else value
 
     async def get_many(self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None) -> dict[str, Any]:
         """The values that were found, by key, in the asked order; one round trip."""
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        return await drive(link, core.plans.get_many(link, site, core.keys(site, keys), type))
+        return await drive(link, core.get_many(link, keys, namespace, type))
 
     async def exists(self, key: str, *, namespace: str | None = None) -> bool:
         """Whether there is a valid value."""
@@ -131,12 +151,25 @@ class AsyncCache(CacheBase):
         """Whole seconds left, rounded up; -1 without expiry, -2 without a value."""
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        return await drive(link, core.plans.ttl(link, site, site.key(key)))
+        return await drive(link, core.remaining(link, key, namespace))
+
+    async def lookup(self, key: str, *, namespace: str | None = None, type: Any = None) -> Lookup:
+        """The value, fresh or stale, with its state, age, remaining time, tier, and why. Counts as no read."""
+        core = self._core
+        link = core.client.link()
+        return await drive(link, core.lookup(link, key, namespace, type))
 
     # -- writes
 
-    async def set(self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None) -> bool:
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> bool:
         """Store a value; whether the server has it.
 
         Args:
@@ -144,6 +177,8 @@ class AsyncCache(CacheBase):
             value: see the codec's page for the types that are kept.
             ttl: seconds, or a ``timedelta``; ``None`` for no expiry; the cache's own when left out.
             namespace: another namespace of the same client.
+            options: ``tags``, by which it can be invalidated, and ``grace``, seconds after its time to live in which
+                it may serve as stale.
 
         Raises:
             CodecError: the value cannot be encoded; nothing was written.
@@ -151,18 +186,20 @@ class AsyncCache(CacheBase):
         """
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        return await drive(link, core.plans.set_many(link, site, {site.key(key): value}, core.milliseconds(ttl)))
+        return await drive(link, core.set_many(link, [(key, value)], ttl, namespace, options))
 
     async def set_many(
-        self, values: Mapping[str, Any], *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
+        self,
+        values: Mapping[str, Any],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> bool:
         """Store several values in one round trip; whether the server has them all."""
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        stored = core.values(site, values)
-        return await drive(link, core.plans.set_many(link, site, stored, core.milliseconds(ttl)))
+        return await drive(link, core.set_many(link, values.items(), ttl, namespace, options))
 
     async def delete(self, key: str, *, namespace: str | None = None) -> bool:
         """Remove a value; whether it was there."""
@@ -172,15 +209,13 @@ class AsyncCache(CacheBase):
         """Remove several values in one round trip; how many were there."""
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        return await drive(link, core.plans.delete(link, list(core.keys(site, keys).values())))
+        return await drive(link, core.delete(link, keys, namespace))
 
     async def expire(self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None) -> bool:
         """Give a value a new time to live, from now; whether it was there."""
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        return await drive(link, core.plans.expire(link, site.key(key), core.milliseconds(ttl)))
+        return await drive(link, core.expire(link, key, ttl, namespace))
 
     @overload
     async def clear(self, namespace: str | None = None) -> int: ...
@@ -198,7 +233,22 @@ class AsyncCache(CacheBase):
         """
         core = self._core
         link = core.client.link()
-        return await drive(link, core.plans.clear(link, core.in_namespace(namespace), wait), core)
+        return await drive(link, core.clear(link, namespace, wait), core)
+
+    async def invalidate_tags(self, *tags: str, namespace: str | None = None) -> bool:
+        """Make every value that has any of these tags invalid at once, for every process; whether the server has it.
+
+        Costs the same however many values there are. A value that is being loaded at this moment is invalid, too.
+        """
+        core = self._core
+        link = core.client.link()
+        return await drive(link, core.raise_tags(link, tags, namespace, soft=False))
+
+    async def expire_tags(self, *tags: str, namespace: str | None = None) -> bool:
+        """Make every value that has any of these tags expired: within its grace it may serve as stale."""
+        core = self._core
+        link = core.client.link()
+        return await drive(link, core.raise_tags(link, tags, namespace, soft=True))
 
     async def ping(self) -> str:
         """``PONG``.
@@ -207,30 +257,14 @@ class AsyncCache(CacheBase):
             ConnectionFailed: the server does not answer.
         """
         link = self._core.client.link()
-        return await drive(link, self._core.plans.ping(link))
+        return await drive(link, self._core.writes.ping())
 
     # -- loading
 
     @overload
-    async def get_or_set(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[T]],
-        *,
-        ttl: TTL | Default = DEFAULT,
-        namespace: str | None = None,
-        type: Any = None,
-    ) -> T: ...
+    async def get_or_set(self, key: str, loader: Callable[[], Awaitable[T]], **options: Unpack[LoadCall]) -> T: ...
     @overload
-    async def get_or_set(
-        self,
-        key: str,
-        loader: Callable[[], T],
-        *,
-        ttl: TTL | Default = DEFAULT,
-        namespace: str | None = None,
-        type: Any = None,
-    ) -> T: ...
+    async def get_or_set(self, key: str, loader: Callable[[], T], **options: Unpack[LoadCall]) -> T: ...
     async def get_or_set(
         self,
         key: str,
@@ -239,12 +273,13 @@ class AsyncCache(CacheBase):
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
         type: Any = None,
+        **options: Unpack[LoadOptions],
     ) -> Any:
         """The value; when there is none, what ``loader()`` gives, which is stored.
 
-        However many callers miss at the same time, in however many threads and loops of this process, the loader
-        runs once. A caller that is cancelled cancels neither the load nor the others. ``None`` is a value.
-        What the loader raises is raised here, to every caller that waited, and nothing is stored.
+        However many callers miss at the same time, in however many processes, the loader runs once. A caller that is
+        cancelled cancels neither the load nor the others. ``None`` is a value. What the loader raises is raised here,
+        to every caller that waited, and nothing is stored; with a stale value at hand, that is returned instead.
 
         Args:
             key: any text that is not empty.
@@ -252,15 +287,16 @@ class AsyncCache(CacheBase):
             ttl: as for ``set``.
             namespace: another namespace of the same client.
             type: as for ``get``.
+            options: ``tags``, ``grace``, ``soft_timeout``, ``load_timeout``, ``negative_ttl``, ``retry_after``,
+                ``early``, ``refresh_at``, ``jitter``: see ``LoadOptions``.
 
         Raises:
-            LoadTimeout: the loader took longer than ``NEARCACHE_LOAD_TIMEOUT``.
+            LoadTimeout: the loader took longer than ``load_timeout``.
             WouldDeadlock: the loader asks for the very key it is loading.
         """
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        plan = core.loads.get_or_set(link, site, site.key(key), loader, core.milliseconds(ttl), type)
+        plan = core.get_or_set(link, key, loader, ttl, namespace, type, options)
         return result(await drive(link, plan, core))
 
     @overload
@@ -268,20 +304,11 @@ class AsyncCache(CacheBase):
         self,
         keys: Iterable[str],
         loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
-        *,
-        ttl: TTL | Default = DEFAULT,
-        namespace: str | None = None,
-        type: Any = None,
+        **options: Unpack[LoadCall],
     ) -> dict[str, T]: ...
     @overload
     async def get_or_set_many(
-        self,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Mapping[str, T]],
-        *,
-        ttl: TTL | Default = DEFAULT,
-        namespace: str | None = None,
-        type: Any = None,
+        self, keys: Iterable[str], loader: Callable[[list[str]], Mapping[str, T]], **options: Unpack[LoadCall]
     ) -> dict[str, T]: ...
     async def get_or_set_many(
         self,
@@ -291,6 +318,7 @@ class AsyncCache(CacheBase):
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
         type: Any = None,
+        **options: Unpack[LoadOptions],
     ) -> Any:
         """Values by key, in the asked order; ``loader(missing)`` is called once, with only the missing keys.
 
@@ -298,24 +326,33 @@ class AsyncCache(CacheBase):
         """
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        stored = core.keys(site, keys)
-        plan = core.loads.get_or_set_many(link, site, stored, loader, core.milliseconds(ttl), type)
+        plan = core.get_or_set_many(link, keys, loader, ttl, namespace, type, options)
         return result(await drive(link, plan, core))
 
     @overload
-    async def write_through(
+    async def refresh(self, key: str, loader: Callable[[], Awaitable[T]], **options: Unpack[LoadCall]) -> T: ...
+    @overload
+    async def refresh(self, key: str, loader: Callable[[], T], **options: Unpack[LoadCall]) -> T: ...
+    async def refresh(
         self,
         key: str,
-        writer: Callable[[], Awaitable[T]],
+        loader: Callable[..., Any],
         *,
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
-    ) -> T: ...
+        type: Any = None,
+        **options: Unpack[LoadOptions],
+    ) -> Any:
+        """Load now, whatever is stored, and store it; the new value. Otherwise like ``get_or_set``."""
+        core = self._core
+        link = core.client.link()
+        plan = core.refresh(link, key, loader, ttl, namespace, type, options)
+        return result(await drive(link, plan, core))
+
     @overload
-    async def write_through(
-        self, key: str, writer: Callable[[], T], *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
-    ) -> T: ...
+    async def write_through(self, key: str, writer: Callable[[], Awaitable[T]], **options: Unpack[WriteCall]) -> T: ...
+    @overload
+    async def write_through(self, key: str, writer: Callable[[], T], **options: Unpack[WriteCall]) -> T: ...
     async def write_through(
         self,
         key: str,
@@ -323,12 +360,12 @@ class AsyncCache(CacheBase):
         *,
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Any:
         """Run ``writer()`` first; what it returns is stored and returned. If it raises, nothing is stored."""
         core = self._core
         link = core.client.link()
-        site = core.in_namespace(namespace)
-        plan = core.loads.write_through(link, site, site.key(key), writer, core.milliseconds(ttl))
+        plan = core.write_through(link, key, writer, ttl, namespace, options)
         return result(await drive(link, plan, core))
 
     def write_behind(

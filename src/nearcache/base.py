@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from .client import RedisClientType
 from .codec import Codec
+from .core.effects import Link, Outcome, Plan
 from .core.flights import Flights
+from .core.found import Lookup
 from .core.keys import Namespace
 from .core.loads import Loads
-from .core.plans import Plans
+from .core.parts import Parts
+from .core.policy import LoadOptions, Policy, WriteOptions, make_policy
+from .core.reads import Reads
 from .core.stats import CacheStats, Counters
 from .core.ttl import TTL, milliseconds
+from .core.writes import Item, Writes
 from .errors import ConfigurationError, InvalidKey, NotInitialized
 from .sentinels import DEFAULT, Default
 from .tiers import remote
+from .tiers.memory import NearTier
 
 if TYPE_CHECKING:
     from .client import AsyncLink, Client, ThreadLink
 
 __all__ = ["CacheBase", "Core", "Wire"]
+
+_log = logging.getLogger("nearcache.cache")
+_NO_TIER = NearTier(1, 1, 1.0, keeps=False)
 
 Wire = Literal["native", "json"]
 
@@ -29,7 +39,16 @@ Wire = Literal["native", "json"]
 class Core:
     """One cache, whichever shell looks at it: identity, counters, and what ``bind`` connects it to."""
 
-    def __init__(self, ttl: TTL, namespace: str, client_type: str, near: bool | None, wire: Wire, strict: bool) -> None:
+    def __init__(
+        self,
+        ttl: TTL,
+        namespace: str,
+        client_type: str,
+        near: bool | None,
+        wire: Wire,
+        strict: bool,
+        options: LoadOptions,
+    ) -> None:
         if wire not in ("native", "json"):
             raise ConfigurationError(f"wire={wire!r}: accepted are 'native' and 'json'")
         Namespace(namespace)  # raises for what is none, here and not at the first use
@@ -40,13 +59,19 @@ class Core:
         self.near = near
         self.wire = wire
         self.strict = strict
+        self.options = options
+        self.default = make_policy(Policy(self.ttl_ms), self.ttl_ms, options)
         self.counters = Counters()
         self.client: Client | _Unbound = _Unbound(namespace)
         self.namespace: Namespace
-        self.plans: Plans
+        self.reads: Reads
+        self.writes: Writes
         self.loads: Loads
         self.flights: Flights
-        self.load_timeout: float
+        self.tier = _NO_TIER
+        self.now = _NO_TIER.now
+        self.view: dict[Any, Any] = {}  # what the hit path looks into: near entries by the caller's keys
+        self.near_reads = False
         self.tasks: set[Any] = set()  # loads that must outlive their callers
 
     def bind(self, client: Client) -> None:
@@ -55,19 +80,41 @@ class Core:
             return
         settings = client.settings
         codec = Codec(wire=self.wire, compress_min=settings.compress_min, max_value=settings.max_value)
+        defaults = Policy(
+            self.ttl_ms,
+            grace_ms=0 if self.wire == "json" else int(settings.grace * 1000),
+            soft_timeout=settings.soft_timeout,
+            load_timeout=settings.load_timeout,
+        )
+        self.default = make_policy(defaults, self.ttl_ms, self.options)
         self.namespace = client.namespace(self.namespace_name)
         self.flights = client.flights
-        self.load_timeout = settings.load_timeout
-        self.plans = Plans(
-            codec=codec, remote=remote, flights=client.flights, counters=self.counters, strict=self.strict
+        self.tier, self.now = client.near, client.near.now
+        parts = Parts(
+            codec=codec,
+            remote=remote,
+            near=client.near,
+            flights=client.flights,
+            counters=self.counters,
+            strict=self.strict,
         )
-        self.loads = Loads(self.plans, codec, client.flights, self.counters)
+        self.reads, self.writes = Reads(parts), Writes(parts)
+        self.loads = Loads(parts, self.reads, self.writes, client.holder)
+        self.near_reads = self.near is not False and settings.near_enabled
+        # While hits are logged, all of them take the long way.
+        if self.near_reads and not _log.isEnabledFor(logging.DEBUG):
+            self.view = self.namespace.near
         self.client = client
 
     # What a shell needs to start a plan.
 
     def milliseconds(self, ttl: TTL | Default) -> int | None:
         return self.ttl_ms if ttl is DEFAULT else milliseconds(ttl)
+
+    def policy(self, ttl: TTL | Default, options: LoadOptions) -> Policy:
+        if ttl is DEFAULT and not options:
+            return self.default
+        return make_policy(self.default, self.milliseconds(ttl), options)
 
     def in_namespace(self, namespace: str | None) -> Namespace:
         client = self.client
@@ -81,8 +128,99 @@ class Core:
             raise InvalidKey(f"several keys are a list of str, not one str: write [{keys!r:.60}]")
         return {key: namespace.key(key) for key in keys}
 
-    def values(self, namespace: Namespace, values: Mapping[str, Any]) -> dict[bytes, Any]:
-        return {namespace.key(key): value for key, value in values.items()}
+    # The operations, from what a caller says to a plan.
+
+    def get_many(self, link: Link, keys: Iterable[str], namespace: str | None, type: Any) -> Plan[dict[str, Any]]:
+        site = self.in_namespace(namespace)
+        return self.reads.get_many(link, site, self.keys(site, keys), type, self.near_reads)
+
+    def remaining(self, link: Link, key: str, namespace: str | None) -> Plan[int]:
+        site = self.in_namespace(namespace)
+        return self.reads.ttl(link, site, key, site.key(key), self.near_reads)
+
+    def lookup(self, link: Link, key: str, namespace: str | None, type: Any) -> Plan[Lookup]:
+        site = self.in_namespace(namespace)
+        return self.reads.lookup(link, site, key, site.key(key), type, self.near_reads)
+
+    def set_many(
+        self,
+        link: Link,
+        values: Iterable[tuple[str, Any]],
+        ttl: TTL | Default,
+        namespace: str | None,
+        options: WriteOptions,
+    ) -> Plan[bool]:
+        site = self.in_namespace(namespace)
+        policy = self.policy(ttl, cast("LoadOptions", options))
+        tags = [site.tag(tag) for tag in policy.tags]
+        items = {site.key(key): Item(key, value) for key, value in values}
+        return self.writes.set_many(link, site, items, policy.ttl_ms, policy.grace_ms, tags)
+
+    def delete(self, link: Link, keys: Iterable[str], namespace: str | None) -> Plan[int]:
+        site = self.in_namespace(namespace)
+        return self.writes.delete(link, site, list(self.keys(site, keys).values()))
+
+    def expire(self, link: Link, key: str, ttl: TTL | Default, namespace: str | None) -> Plan[bool]:
+        site = self.in_namespace(namespace)
+        return self.writes.expire(link, site, site.key(key), self.milliseconds(ttl))
+
+    def clear(self, link: Link, namespace: str | None, wait: bool) -> Plan[int | None]:
+        return self.writes.clear(link, self.in_namespace(namespace), wait)
+
+    def raise_tags(self, link: Link, tags: Iterable[str], namespace: str | None, *, soft: bool) -> Plan[bool]:
+        site = self.in_namespace(namespace)
+        return self.writes.raise_tags(link, site, [site.tag(tag) for tag in tags], soft=soft)
+
+    def get_or_set(
+        self,
+        link: Link,
+        key: str,
+        loader: Callable[[], Any],
+        ttl: TTL | Default,
+        namespace: str | None,
+        type: Any,
+        options: LoadOptions,
+    ) -> Plan[Outcome]:
+        site, policy = self.in_namespace(namespace), self.policy(ttl, options)
+        return self.loads.get_or_set(link, site, key, site.key(key), loader, policy, type, self.near_reads)
+
+    def get_or_set_many(
+        self,
+        link: Link,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Any],
+        ttl: TTL | Default,
+        namespace: str | None,
+        type: Any,
+        options: LoadOptions,
+    ) -> Plan[Outcome]:
+        site, policy = self.in_namespace(namespace), self.policy(ttl, options)
+        return self.loads.get_or_set_many(link, site, self.keys(site, keys), loader, policy, type, self.near_reads)
+
+    def refresh(
+        self,
+        link: Link,
+        key: str,
+        loader: Callable[[], Any],
+        ttl: TTL | Default,
+        namespace: str | None,
+        type: Any,
+        options: LoadOptions,
+    ) -> Plan[Outcome]:
+        site, policy = self.in_namespace(namespace), self.policy(ttl, options)
+        return self.loads.refresh(link, site, key, site.key(key), loader, policy, type)
+
+    def write_through(
+        self,
+        link: Link,
+        key: str,
+        writer: Callable[[], Any],
+        ttl: TTL | Default,
+        namespace: str | None,
+        options: WriteOptions,
+    ) -> Plan[Outcome]:
+        site, policy = self.in_namespace(namespace), self.policy(ttl, cast("LoadOptions", options))
+        return self.loads.write_through(link, site, key, site.key(key), writer, policy)
 
 
 class _Unbound:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from .base import CacheBase, Core, Wire
+from .core.found import Lookup
+from .core.policy import LoadOptions, WriteOptions
 from .core.ttl import TTL
 from .driving import drive_in_thread, result
 from .errors import ServerError
 from .sentinels import DEFAULT, Default, Miss
+from .tiers.memory import COPY
 
 if TYPE_CHECKING:
     from .aio import AsyncCache
@@ -40,8 +43,9 @@ class Cache(CacheBase):
         wire: Wire = "native",
         strict: bool = False,
         _core: Core | None = None,
+        **options: Unpack[LoadOptions],
     ) -> None:
-        self._core = _core or Core(ttl, namespace, client_type, near, wire, strict)
+        self._core = _core or Core(ttl, namespace, client_type, near, wire, strict, options)
 
     def initialize(self, settings: Settings | None = None) -> None:
         """Connect the client this cache uses, unless it is connected. Idempotent."""
@@ -67,28 +71,42 @@ class Cache(CacheBase):
     def get(self, key: str, default: Any = None, *, namespace: str | None = None, type: Any = None) -> Any:
         """The value, or ``default`` when there is none."""
         core = self._core
+        if namespace is None and type is None:
+            try:
+                entry = core.view.get(key)
+            except TypeError:  # not hashable, so no key: said further down
+                entry = None
+            if entry is not None and entry.epoch == core.tier.epoch and core.now() < entry.quick_until:
+                value = entry.value
+                if value is COPY:
+                    value = entry.read()
+                if value.__class__ is not Miss:
+                    core.counters.hits += 1
+                    entry.hits = 1
+                    return value
         link = core.client.thread_link()
         site = core.namespace if namespace is None else core.client.namespace(namespace)
-        stored, counter = site.key(key), site.counter
-        version = link.counters.get(counter)
-        if version is not None:
-            raw: Any
-            try:
-                raw = link.request(("GET", stored))
-            except ServerError as error:
-                raw = error
-            if link.counters.get(counter) == version:
-                value = core.plans.got(raw, stored, version, type)
-                return default if value.__class__ is Miss else value
-        value = drive_in_thread(link, core.plans.get(link, site, stored, type))
+        stored = site.key(key)
+        if not link.track_all:
+            version = link.counters.get(site.counter)
+            if version is not None:
+                raw: Any
+                try:
+                    raw = link.request(("GET", stored))
+                except ServerError as error:
+                    raw = error
+                if link.counters.get(site.counter) == version:
+                    value = core.reads.got(raw, stored, version[0], type)
+                    if value is not Miss.UNSETTLED:
+                        return default if value.__class__ is Miss else value
+        value = drive_in_thread(link, core.reads.get(link, site, key, stored, type, core.near_reads))
         return default if value.__class__ is Miss else value
 
     def get_many(self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None) -> dict[str, Any]:
         """The values that were found, by key, in the asked order; one round trip."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        return drive_in_thread(link, core.plans.get_many(link, site, core.keys(site, keys), type))
+        return drive_in_thread(link, core.get_many(link, keys, namespace, type))
 
     def exists(self, key: str, *, namespace: str | None = None) -> bool:
         """Whether there is a valid value."""
@@ -98,27 +116,42 @@ class Cache(CacheBase):
         """Whole seconds left, rounded up; -1 without expiry, -2 without a value."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        return drive_in_thread(link, core.plans.ttl(link, site, site.key(key)))
+        return drive_in_thread(link, core.remaining(link, key, namespace))
+
+    def lookup(self, key: str, *, namespace: str | None = None, type: Any = None) -> Lookup:
+        """The value, fresh or stale, with its state, age, remaining time, tier, and why. Counts as no read."""
+        core = self._core
+        link = core.client.thread_link()
+        return drive_in_thread(link, core.lookup(link, key, namespace, type))
 
     # -- writes
 
-    def set(self, key: str, value: Any, *, ttl: TTL | Default = DEFAULT, namespace: str | None = None) -> bool:
+    def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> bool:
         """Store a value; whether the server has it."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        return drive_in_thread(link, core.plans.set_many(link, site, {site.key(key): value}, core.milliseconds(ttl)))
+        return drive_in_thread(link, core.set_many(link, [(key, value)], ttl, namespace, options))
 
     def set_many(
-        self, values: Mapping[str, Any], *, ttl: TTL | Default = DEFAULT, namespace: str | None = None
+        self,
+        values: Mapping[str, Any],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> bool:
         """Store several values in one round trip; whether the server has them all."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        stored = core.values(site, values)
-        return drive_in_thread(link, core.plans.set_many(link, site, stored, core.milliseconds(ttl)))
+        return drive_in_thread(link, core.set_many(link, values.items(), ttl, namespace, options))
 
     def delete(self, key: str, *, namespace: str | None = None) -> bool:
         """Remove a value; whether it was there."""
@@ -128,15 +161,13 @@ class Cache(CacheBase):
         """Remove several values in one round trip; how many were there."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        return drive_in_thread(link, core.plans.delete(link, list(core.keys(site, keys).values())))
+        return drive_in_thread(link, core.delete(link, keys, namespace))
 
     def expire(self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None) -> bool:
         """Give a value a new time to live, from now; whether it was there."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        return drive_in_thread(link, core.plans.expire(link, site.key(key), core.milliseconds(ttl)))
+        return drive_in_thread(link, core.expire(link, key, ttl, namespace))
 
     @overload
     def clear(self, namespace: str | None = None) -> int: ...
@@ -146,12 +177,24 @@ class Cache(CacheBase):
         """Make every value of a namespace invalid at once, for every process, then remove them; how many went."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.plans.clear(link, core.in_namespace(namespace), wait), core)
+        return drive_in_thread(link, core.clear(link, namespace, wait), core)
+
+    def invalidate_tags(self, *tags: str, namespace: str | None = None) -> bool:
+        """Make every value that has any of these tags invalid at once, for every process; whether the server has it."""
+        core = self._core
+        link = core.client.thread_link()
+        return drive_in_thread(link, core.raise_tags(link, tags, namespace, soft=False))
+
+    def expire_tags(self, *tags: str, namespace: str | None = None) -> bool:
+        """Make every value that has any of these tags expired: within its grace it may serve as stale."""
+        core = self._core
+        link = core.client.thread_link()
+        return drive_in_thread(link, core.raise_tags(link, tags, namespace, soft=True))
 
     def ping(self) -> str:
         """``PONG``."""
         link = self._core.client.thread_link()
-        return drive_in_thread(link, self._core.plans.ping(link))
+        return drive_in_thread(link, self._core.writes.ping())
 
     # -- loading
 
@@ -163,12 +206,12 @@ class Cache(CacheBase):
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
         type: Any = None,
+        **options: Unpack[LoadOptions],
     ) -> T:
         """The value; when there is none, what ``loader()`` gives, which is stored."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        plan = core.loads.get_or_set(link, site, site.key(key), loader, core.milliseconds(ttl), type)
+        plan = core.get_or_set(link, key, loader, ttl, namespace, type, options)
         return result(drive_in_thread(link, plan, core))
 
     def get_or_set_many(
@@ -179,13 +222,28 @@ class Cache(CacheBase):
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
         type: Any = None,
+        **options: Unpack[LoadOptions],
     ) -> dict[str, T]:
         """Values by key, in the asked order; ``loader(missing)`` is called once, with only the missing keys."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        stored = core.keys(site, keys)
-        plan = core.loads.get_or_set_many(link, site, stored, loader, core.milliseconds(ttl), type)
+        plan = core.get_or_set_many(link, keys, loader, ttl, namespace, type, options)
+        return result(drive_in_thread(link, plan, core))
+
+    def refresh(
+        self,
+        key: str,
+        loader: Callable[[], T],
+        *,
+        ttl: TTL | Default = DEFAULT,
+        namespace: str | None = None,
+        type: Any = None,
+        **options: Unpack[LoadOptions],
+    ) -> T:
+        """Load now, whatever is stored, and store it; the new value. Otherwise like ``get_or_set``."""
+        core = self._core
+        link = core.client.thread_link()
+        plan = core.refresh(link, key, loader, ttl, namespace, type, options)
         return result(drive_in_thread(link, plan, core))
 
     def write_through(
@@ -195,12 +253,12 @@ class Cache(CacheBase):
         *,
         ttl: TTL | Default = DEFAULT,
         namespace: str | None = None,
+        **options: Unpack[WriteOptions],
     ) -> T:
         """Run ``writer()`` first; what it returns is stored and returned. If it raises, nothing is stored."""
         core = self._core
         link = core.client.thread_link()
-        site = core.in_namespace(namespace)
-        plan = core.loads.write_through(link, site, site.key(key), writer, core.milliseconds(ttl))
+        plan = core.write_through(link, key, writer, ttl, namespace, options)
         return result(drive_in_thread(link, plan, core))
 
     def write_behind(

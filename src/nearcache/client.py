@@ -17,16 +17,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .core.breaker import Breaker
+from .core.clock import clock
 from .core.flights import Flights
 from .core.keys import Namespace
+from .core.leases import Holder
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
+from .tiers.memory import NearTier
 from .transport.driver import make_driver
 from .transport.hello import local_clock
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.thread_lane import ThreadLane
-from .transport.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +89,7 @@ class _NoLink:
 
     def __init__(self, error: Callable[[], Exception]) -> None:
         self._error = error
-        self.counters: dict[bytes, int] = {}
+        self.counters: dict[bytes, tuple[int, int]] = {}
         self.clock = local_clock()
 
     def post(self, command: Command, waiter: Waiter) -> None:
@@ -101,6 +103,9 @@ class _NoLink:
 
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
         raise self._error()
+
+    def watch(self) -> None:
+        """Nothing will be pushed."""
 
 
 AsyncLink = Lane | MemoryLink | _NoLink
@@ -126,13 +131,25 @@ class Client:
         self.endpoint = endpoint
         self.settings = settings
         self.flights = Flights()
-        self.breaker = Breaker(settings.breaker_failures, settings.breaker_reset, time.monotonic)
+        self.breaker = Breaker(settings.breaker_failures, settings.breaker_reset, clock().monotonic)
         self._namespaces: dict[str, Namespace] = {}
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._lock = threading.Lock()
         self._thread_lane: ThreadLane | None = None
-        self._listener = Versions(self._all_lanes)
-        self._memory = MemoryLink(get_store(endpoint.name, endpoint.db)) if endpoint.kind == "memory" else None
+        self.near = NearTier(
+            settings.near_entries,
+            settings.near_bytes,
+            settings.near_ttl,
+            keeps=settings.near_enabled,
+            now=clock().monotonic,
+        )
+        self.near.on_revoked = self.flights.detach
+        self.holder = Holder(settings.prefix, clock().monotonic)
+        self._memory: MemoryLink | None = None
+        if endpoint.kind == "memory":
+            store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)
+            self._memory = MemoryLink(store, self.near, track_all=settings.near_enabled)
+            self.near.attach(self._memory)
         self._embedded: EmbeddedServer | None = None
         self._driver: redis.asyncio.Redis | None = None
         self._broken = _NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
@@ -176,12 +193,11 @@ class Client:
                     connect_timeout=self.settings.connect_timeout,
                     breaker=self.breaker,
                     on_state=self._changed,
-                    listener=self._listener,
+                    listener=self.near,
+                    track_all=self.settings.near_enabled,
                 )
+                self.near.attach(self._thread_lane)
             return self._thread_lane
-
-    def _all_lanes(self) -> list[Lane | ThreadLane]:
-        return [*self._lanes.copy().values(), *filter(None, [self._thread_lane])]
 
     def _require_open(self) -> None:
         if not self.open:
@@ -195,7 +211,7 @@ class Client:
             if loop in self._lanes:
                 return self._lanes[loop]
             for other in [other for other in self._lanes if other.is_closed()]:
-                del self._lanes[other]
+                self.near.detach(self._lanes.pop(other))
             settings = self.settings
             lane = self._lanes[loop] = Lane(
                 loop,
@@ -205,8 +221,10 @@ class Client:
                 max_in_flight=settings.max_in_flight,
                 breaker=self.breaker,
                 on_state=self._changed,
-                listener=self._listener,
+                listener=self.near,
+                track_all=settings.near_enabled,
             )
+            self.near.attach(lane)
             return lane
 
     async def _open_wire(self, kill: int | None) -> Wire:
@@ -221,6 +239,7 @@ class Client:
             client_name=f"nearcache-{self.name}",
             kill=kill,
             socket_path=socket_path,
+            track_all=self.settings.near_enabled,
         )
 
     def _start_embedded(self) -> str:
@@ -287,6 +306,7 @@ class Client:
     async def aclose(self) -> None:
         """Let what is in flight finish, then close every connection, whichever loop it is on. Idempotent."""
         self.open = False
+        self.near.close()
         here = asyncio.get_running_loop()
         with self._lock:
             lanes, self._lanes = self._lanes, {}
@@ -310,10 +330,10 @@ class Client:
 
     def forget_in_child(self) -> None:
         """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
-        for lane in self._lanes.values():
-            self._listener.lost(lane)
-            _inherited.append(lane)
+        _inherited.extend(self._lanes.values())
         self._lanes = {}
+        self.near.forget_in_child()
+        self.holder.renew()
         if self._thread_lane is not None:
             self._thread_lane.forget_in_child()
         self._lock = threading.Lock()

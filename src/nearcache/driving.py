@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .core.effects import Effect, Lead, Load, Outcome, Plan, Send, Spawn, Wait
-from .core.flights import Flight, loading
+from .core.effects import Command, Effect, Lead, Load, Outcome, Plan, Send, Sleep, Spawn, Wait
+from .core.loading import current
 from .errors import InvalidArgument, LoadError, LoadTimeout, ServerError, WouldDeadlock
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ __all__ = ["drive", "drive_in_thread", "result"]
 
 T = TypeVar("T")
 
+_BEAT = 1.0  # seconds between two signs of life of a process that loads
 _STRANDED_CHECK = 1.0  # seconds between looks at whether the loop that leads a flight is still there
 
 
@@ -71,9 +75,11 @@ async def drive(link: AsyncLink, plan: Plan[T], core: Core | None = None) -> T:
 async def _carry_out(effect: Effect, loop: asyncio.AbstractEventLoop, link: AsyncLink, core: Core) -> Any:
     """The rarer effects."""
     if isinstance(effect, Load):
-        return await _load(effect, core)
+        return await _load(effect, loop, link)
     if isinstance(effect, Wait):
-        return await _wait(effect.flight, loop, core)
+        return await _wait(effect, loop, core)
+    if isinstance(effect, Sleep):
+        return await _until(effect.watch.when_fired, effect.timeout, loop)
     assert isinstance(effect, Lead | Spawn)
     if isinstance(effect, Lead):
         for flight in effect.flights:
@@ -84,16 +90,25 @@ async def _carry_out(effect: Effect, loop: asyncio.AbstractEventLoop, link: Asyn
     return None
 
 
-async def _load(effect: Load, core: Core) -> Outcome:
-    token = loading.set((*loading.get(), *effect.flights))
+async def _load(effect: Load, loop: asyncio.AbstractEventLoop, link: AsyncLink) -> Outcome:
+    token = current.set(effect.load) if effect.load is not None else None
+    beating: list[asyncio.TimerHandle] = []
+
+    def beat(send: Callable[[], list[Command]]) -> None:
+        waiter = loop.create_future()
+        waiter.add_done_callback(_heard)
+        link.post_many(send(), waiter)
+        beating[:] = [loop.call_later(_BEAT, beat, send)]
+
+    if effect.alive is not None:
+        beating.append(loop.call_later(_BEAT, beat, effect.alive))
     try:
-        # A writer has no limit: cutting it off would leave the outcome of a write unknown.
-        async with asyncio.timeout(core.load_timeout if effect.flights else None) as limit:
+        async with asyncio.timeout(effect.timeout) as limit:
             value = effect.call()
             return Outcome(await value if inspect.isawaitable(value) else value)
     except TimeoutError as error:
         if limit.expired():
-            return Outcome(error=LoadTimeout(f"the loader took longer than {core.load_timeout:g} s"))
+            return Outcome(error=LoadTimeout(f"the loader took longer than {effect.timeout:g} s"))
         return Outcome(error=error)
     except Exception as error:
         return Outcome(error=error)
@@ -103,12 +118,21 @@ async def _load(effect: Load, core: Core) -> Outcome:
             raise  # the loop is ending; a waiter on another loop will lead
         return Outcome(error=LoadError("the loader was cancelled from within"))
     finally:
-        loading.reset(token)
+        if token is not None:
+            current.reset(token)
+        for handle in beating:
+            handle.cancel()
 
 
-async def _wait(flight: Flight, loop: asyncio.AbstractEventLoop, core: Core) -> None:
-    if flight.landed:
-        return
+def _heard(waiter: asyncio.Future[Any]) -> None:
+    if not waiter.cancelled():
+        waiter.exception()  # a beat that was lost is followed by others
+
+
+async def _until(
+    when: Callable[[Callable[[], None]], None], seconds: float | None, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Wait until whoever is given a waker calls it, from whatever thread, or until the time is over."""
     future = loop.create_future()
 
     def wake() -> None:
@@ -122,18 +146,32 @@ async def _wait(flight: Flight, loop: asyncio.AbstractEventLoop, core: Core) -> 
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(wake)
 
-    flight.when_landed(waker)
-    if flight.loop is loop:
+    when(waker)
+    if seconds is None:
         await future
         return
+    timer = loop.call_later(seconds, wake)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+async def _wait(effect: Wait, loop: asyncio.AbstractEventLoop, core: Core) -> None:
+    flight = effect.flight
+    if flight.landed:
+        return
+    if flight.loop is loop or effect.timeout is not None:
+        await _until(flight.when_landed, effect.timeout, loop)
+        return
     # Led elsewhere: by a thread, or by a loop that may close under it.
-    deadline = loop.time() + core.load_timeout + _STRANDED_CHECK
-    while not future.done():
-        await asyncio.wait([future], timeout=_STRANDED_CHECK)
+    deadline = loop.time() + effect.limit + _STRANDED_CHECK
+    while not flight.landed:
+        await _until(flight.when_landed, _STRANDED_CHECK, loop)
         if flight.loop is not None and flight.loop.is_closed():
             core.flights.abandon(flight)
         elif loop.time() > deadline and not flight.landed:
-            raise LoadTimeout(f"waited {core.load_timeout:g} s for a load that another thread began")
+            raise LoadTimeout(f"waited {effect.limit:g} s for a load that another thread began")
 
 
 # -- in a thread
@@ -169,31 +207,93 @@ def drive_in_thread(link: ThreadLink, plan: Plan[T], core: Core | None = None) -
 def _carry_out_in_thread(effect: Effect, link: ThreadLink, core: Core) -> Any:
     """The rarer effects."""
     if isinstance(effect, Load):
-        return _load_in_thread(effect)
+        return _load_in_thread(effect, link)
     if isinstance(effect, Wait):
-        return _wait_in_thread(effect.flight, core)
-    if isinstance(effect, Lead):
+        return _wait_in_thread(effect, core)
+    if isinstance(effect, Sleep):
+        return _sleep_in_thread(effect, link)
+    if isinstance(effect, Lead) and not effect.background:
         return drive_in_thread(link, effect.plan, core)
-    assert isinstance(effect, Spawn)
-    threading.Thread(target=drive_in_thread, args=(link, effect.plan, core), daemon=True).start()
+    assert isinstance(effect, Lead | Spawn)
+    context = contextvars.copy_context()
+    threading.Thread(
+        target=context.run, args=(drive_in_thread, link, effect.plan, core), name="nearcache-load", daemon=True
+    ).start()
     return None
 
 
-def _load_in_thread(effect: Load) -> Outcome:
-    token = loading.set((*loading.get(), *effect.flights))
+def _load_in_thread(effect: Load, link: ThreadLink) -> Outcome:
+    token = current.set(effect.load) if effect.load is not None else None
+    done = threading.Event()
+    if effect.alive is not None:
+        beats.join(done, partial(_beat_in_thread, link, effect.alive))
     try:
         value = effect.call()
     except Exception as error:
         return Outcome(error=error)
     finally:
-        loading.reset(token)
+        done.set()
+        if token is not None:
+            current.reset(token)
     if inspect.iscoroutine(value):
         value.close()
         return Outcome(error=InvalidArgument("a synchronous Cache calls synchronous functions: use AsyncCache"))
     return Outcome(value)
 
 
-def _wait_in_thread(flight: Flight, core: Core) -> None:
+def _beat_in_thread(link: ThreadLink, send: Callable[[], list[Command]]) -> None:
+    with suppress(ServerError):
+        link.request_many(send())
+
+
+class _Beats:
+    """One thread that beats for all loads of this process's threads that take longer than a beat."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._loads: list[tuple[threading.Event, Callable[[], None]]] = []
+        self._running = False
+
+    def join(self, done: threading.Event, beat: Callable[[], None]) -> None:
+        """Call ``beat`` each second until ``done`` is set."""
+        with self._lock:
+            self._loads.append((done, beat))
+            if self._running:
+                return
+            self._running = True
+        threading.Thread(target=self._run, name="nearcache-beat", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(_BEAT)
+            with self._lock:
+                self._loads = [load for load in self._loads if not load[0].is_set()]
+                self._running = bool(self._loads)
+                if not self._running:
+                    return
+                loads = list(self._loads)
+            for _, beat in loads:
+                beat()
+
+
+beats = _Beats()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=beats.forget)
+
+
+def _sleep_in_thread(effect: Sleep, link: ThreadLink) -> None:
+    link.watch()  # between commands nobody else reads what the server pushes
+    fired = threading.Event()
+    effect.watch.when_fired(fired.set)
+    fired.wait(effect.timeout)
+
+
+def _wait_in_thread(effect: Wait, core: Core) -> None:
+    flight = effect.flight
     if flight.landed:
         return
     if flight.loop is not None and flight.loop is asyncio._get_running_loop():
@@ -203,10 +303,13 @@ def _wait_in_thread(flight: Flight, core: Core) -> None:
         )
     landed = threading.Event()
     flight.when_landed(landed.set)
+    if effect.timeout is not None:
+        landed.wait(effect.timeout)
+        return
     waited = 0.0
     while not landed.wait(_STRANDED_CHECK):
         waited += _STRANDED_CHECK
         if flight.loop is not None and flight.loop.is_closed():
             core.flights.abandon(flight)
-        elif waited > core.load_timeout + _STRANDED_CHECK:
-            raise LoadTimeout(f"waited {core.load_timeout:g} s for a load that another thread or loop began")
+        elif waited > effect.limit + _STRANDED_CHECK:
+            raise LoadTimeout(f"waited {effect.limit:g} s for a load that another thread or loop began")

@@ -12,9 +12,11 @@ class Miss(enum.Enum):
     """Why there is no value."""
 
     ABSENT = "no such key"
-    INVALIDATED = "its namespace was cleared after it was written"
+    INVALIDATED = "its namespace was cleared, or one of its tags invalidated, after it was made"
+    EXPIRED = "expired, within its grace"
     UNDECODABLE = "not readable: other bytes, another key's value, or another type"
     FOREIGN = "written in a newer format; must not be overwritten by a fill"
+    UNSETTLED = "more has to be read to tell whether it is valid"
 
 
 ABSENT: Final = Miss.ABSENT

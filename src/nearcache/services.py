@@ -6,11 +6,12 @@ Factories and getters are memoised: the same client, namespace and TTL (and the 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from .aio import AsyncCache
 from .base import Core, Wire
 from .connections import RedisClientType, get_multi_redis_connection_manager
+from .core.policy import LoadOptions
 from .core.ttl import TTL, milliseconds
 from .sentinels import DEFAULT, Default
 
@@ -46,18 +47,26 @@ _QUEUE_CACHE = _Kind(1800, "queue-cache", _QUEUE)
 _QUEUE_WORKER = _Kind(900, "queue-worker", _QUEUE)
 _PLAIN_CACHE = _Kind(3600, "cache", _CACHE)
 
-_Identity = tuple[str, str, int | None, bool | None, Wire, bool]
+_Identity = tuple[str, str, int | None, bool | None, Wire, bool, tuple[tuple[str, object], ...]]
 _caches: dict[_Identity, AsyncCache] = {}
 _first_initialized: dict[str, AsyncCache] = {}
 _lock = threading.Lock()
 
 
-def _get(kind: _Kind, near: bool | None = None, wire: Wire = "native", strict: bool = False) -> AsyncCache:
-    identity = (str(kind.client_type), kind.namespace, milliseconds(kind.ttl), near, wire, strict)
+def _get(
+    kind: _Kind,
+    near: bool | None = None,
+    wire: Wire = "native",
+    strict: bool = False,
+    options: LoadOptions | None = None,
+) -> AsyncCache:
+    options = options or {}
+    chosen = tuple(sorted((name, tuple(value) if name == "tags" else value) for name, value in options.items()))  # type: ignore[arg-type]
+    identity = (str(kind.client_type), kind.namespace, milliseconds(kind.ttl), near, wire, strict, chosen)
     with _lock:
         cache = _caches.get(identity)
         if cache is None:
-            cache = _caches[identity] = AsyncCache(*kind, near=near, wire=wire, strict=strict)
+            cache = _caches[identity] = AsyncCache(*kind, near=near, wire=wire, strict=strict, **options)
         return cache
 
 
@@ -87,8 +96,9 @@ async def _create(
     near: bool | None = None,
     wire: Wire = "native",
     strict: bool = False,
+    options: LoadOptions | None = None,
 ) -> AsyncCache:
-    cache = _get(kind, near, wire, strict)
+    cache = _get(kind, near, wire, strict, options)
     await cache.initialize(settings)
     return cache
 
@@ -131,9 +141,10 @@ class CacheServiceFactory:
         near: bool | None = None,
         wire: Wire = "native",
         strict: bool = False,
+        **options: Unpack[LoadOptions],
     ) -> AsyncCache:
         """A cache of your own: TTL in seconds, namespace, client; options as for ``AsyncCache``."""
-        return await _create(_Kind(ttl, namespace, client_type), settings, near, wire, strict)
+        return await _create(_Kind(ttl, namespace, client_type), settings, near, wire, strict, options)
 
 
 def get_cache_manager() -> AsyncCache:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nearcache import InvalidKey, InvalidNamespace, InvalidTTL, WouldDeadlock
+from nearcache import InvalidArgument, InvalidKey, InvalidNamespace, InvalidTTL, WouldDeadlock
 from nearcache.errors import CodecError
 
 from .conftest import Shell
@@ -196,12 +196,17 @@ async def test_nothing_is_written_when_one_value_cannot_be_encoded(cache: Shell)
     assert await cache.get("good") is None
 
 
-async def test_options_that_come_later_are_type_errors(cache: Shell) -> None:
-    for option in ("tags", "grace"):
-        with pytest.raises(TypeError, match=option):
-            await cache.set("key", 1, **{option: None})
-        with pytest.raises(TypeError, match=option):
-            await cache.get_or_set("key", lambda: 1, **{option: None})
+async def test_unknown_and_impossible_options(cache: Shell) -> None:
+    for call in (lambda **options: cache.set("key", 1, **options), lambda **o: cache.get_or_set("key", int, **o)):
+        with pytest.raises(TypeError, match="unknown option 'colour'; there are early, grace"):
+            await call(colour="red")
+        for option, value in (("tags", "one"), ("tags", None), ("grace", -1), ("grace", "1"), ("grace", float("nan"))):
+            with pytest.raises(InvalidArgument, match=option):
+                await call(**{option: value})
+    for option, value in (("load_timeout", 0), ("refresh_at", 1.1), ("jitter", -0.1), ("negative_ttl", 0)):
+        with pytest.raises(InvalidArgument):
+            await cache.get_or_set("key", int, **{option: value})
+    assert await cache.get("key") is None
 
 
 async def test_statistics(cache: Shell) -> None:

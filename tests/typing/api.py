@@ -107,7 +107,7 @@ async def asynchronous(cache: AsyncCache) -> None:
     assert_type(await cache.ping(), str)
     assert_type(cache.sync(), Cache)
     await cache.get()  # type: ignore[call-overload]
-    await cache.set("key", 1, tags=["a"])  # type: ignore[call-arg]
+    await cache.set("key", 1, tags=["a"])
     await cache.set("key", 1, 60)  # type: ignore[call-arg]
     await cache.set("key", 1, ttl="60")  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ user's classes), ``convert`` (``type=``), ``envelope`` (header, compression), ``
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 from zlib import crc32
 
@@ -16,23 +17,25 @@ from nearcache.codec.envelope import (
     COMPRESSED,
     HEADER_SIZE,
     MAGIC,
+    MAX_HEAD,
+    TAGGED,
     VALUES,
     VERSION,
-    Header,
+    Envelope,
     compress,
     decompress,
-    pack_header,
-    unpack_header,
+    pack_head,
+    unpack_head,
 )
 from nearcache.codec.failures import Undecodable
 from nearcache.errors import InvalidArgument, ValueTooLarge
 from nearcache.sentinels import Miss
 
-__all__ = ["HEADER_SIZE", "NATURAL", "Codec", "Header", "Miss"]
+__all__ = ["HEADER_SIZE", "MAX_HEAD", "NATURAL", "Codec", "Envelope", "Miss"]
 
-_unpack_lead: Final = struct.Struct(">I8xI8xQ").unpack_from
+_unpack_lead: Final = struct.Struct(">I8xIQQ").unpack_from
 _PLAIN: Final = int.from_bytes(MAGIC + bytes([VERSION, 0, VALUES]), "big")
-_UNKNOWN_FLAGS: Final = 0xFF & ~COMPRESSED
+_UNKNOWN_FLAGS: Final = 0xFF & ~(COMPRESSED | TAGGED)
 
 
 class Codec:
@@ -57,17 +60,27 @@ class Codec:
         self.compress_min = compress_min
         self.max_value = max_value
 
-    def encode(self, value: Any, key: bytes, namespace_version: int, grace_ms: int = 0) -> bytes:
-        """The bytes to store for a value under a stored key. ``grace_ms`` is in milliseconds.
+    def encode(
+        self,
+        value: Any,
+        key: bytes,
+        version: int,
+        grace_ms: int = 0,
+        *,
+        created_ms: int = 0,
+        load_ms: int = 0,
+        tags: Sequence[tuple[bytes, int]] = (),
+    ) -> bytes:
+        """The bytes to store for a value under a stored key; the rest is what ``Envelope`` says.
 
         Raises:
             CodecError: a part of the value cannot be encoded.
             ValueTooLarge: it is over ``max_value`` bytes before compression.
-            InvalidArgument: a grace with ``wire="json"``, which cannot carry it.
+            InvalidArgument: grace or tags with ``wire="json"``, which cannot carry them.
         """
         if self.wire == "json":
-            if grace_ms:
-                raise InvalidArgument('grace needs wire="native": JSON has no place for it')
+            if grace_ms or tags:
+                raise InvalidArgument('grace and tags need wire="native": JSON has no place for them')
             return self._checked(wire_json.dumps(value))
         payload = self._checked(values.dumps(value))
         flags = 0
@@ -75,56 +88,76 @@ class Codec:
             compressed = compress(payload)
             if len(compressed) < len(payload):
                 payload, flags = compressed, COMPRESSED
-        return pack_header(flags, key, grace_ms, namespace_version) + payload
+        return pack_head(flags, key, version, grace_ms, created_ms, load_ms, tags) + payload
 
-    def decode(self, raw: bytes, key: bytes, namespace_version: int | None, type: Any = NATURAL) -> Any:
-        """The value in stored bytes, converted to ``type`` if given, or the ``Miss`` that explains why not.
+    def decode(self, raw: bytes, key: bytes, version: int, type: Any = NATURAL) -> Any:
+        """The value in stored bytes if that can be told from them alone, or a ``Miss``. Never raises.
 
-        Bytes that begin no envelope are taken as foreign JSON, which has no namespace version. ``None`` as
-        ``namespace_version`` accepts every version. Never raises.
+        ``Miss.UNSETTLED`` for a value with grace or tags: whether it is fresh, its TTL and its tags' versions tell.
         """
-        try:
-            if len(raw) >= HEADER_SIZE:
-                # What nearly every value is: this version's envelope, not compressed, this key's, valid.
-                lead, key_hash, stored_version = _unpack_lead(raw)
-                if lead == _PLAIN and key_hash == crc32(key) and stored_version == namespace_version:
+        if len(raw) >= HEADER_SIZE:
+            # What nearly every value is: this version's envelope, not compressed, this key's, valid.
+            lead, key_hash, grace_ms, stored_version = _unpack_lead(raw)
+            if lead == _PLAIN and not grace_ms and key_hash == crc32(key) and stored_version == version:
+                try:
                     return values.loads(raw[HEADER_SIZE:], type)
-            if raw[:1] != MAGIC:
-                return wire_json.loads(raw, type)
-            _, version, flags, fmt, _, key_hash, _, stored_version = unpack_header(raw)
-            if version != VERSION or flags & _UNKNOWN_FLAGS or fmt != VALUES:
-                return Miss.FOREIGN
-            if key_hash != crc32(key):
-                return Miss.UNDECODABLE
-            if stored_version != namespace_version and namespace_version is not None:
+                except Undecodable:
+                    return Miss.UNDECODABLE
+        envelope = self.open(raw, key)
+        if isinstance(envelope, Miss):
+            return envelope
+        if envelope is not None:
+            if envelope.version != version:
                 return Miss.INVALIDATED
-            if flags:
-                return values.loads(decompress(memoryview(raw)[HEADER_SIZE:], self.max_value), type)
-            return values.loads(raw[HEADER_SIZE:], type)
-        except Undecodable:
-            return Miss.UNDECODABLE
-        except struct.error:  # shorter than this version's header; a newer one's may be shorter
-            return Miss.FOREIGN if len(raw) > 1 and raw[1] != VERSION else Miss.UNDECODABLE
+            if envelope.grace_ms or envelope.tags:
+                return Miss.UNSETTLED
+        return self.load(self.payload(raw, envelope), envelope is None, type)
 
     @staticmethod
-    def header(prefix: bytes, key: bytes, namespace_version: int | None) -> Header | Miss | None:
-        """What the first ``HEADER_SIZE`` bytes tell: a header, the miss ``decode`` would give, or ``None``.
+    def open(raw: bytes, key: bytes) -> Envelope | Miss | None:
+        """What the front of stored bytes tells: an envelope, why there is nothing to be read, or ``None``.
 
-        ``None`` means that no envelope begins here: JSON perhaps. Only ``decode`` looks at the payload.
+        ``None`` means that no envelope begins here: JSON perhaps, which has neither versions nor grace. The first
+        ``MAX_HEAD`` bytes are enough. Never raises.
         """
-        if prefix[:1] != MAGIC:
+        if raw[:1] != MAGIC:
             return None
         try:
-            _, version, flags, fmt, write_id, key_hash, grace_ms, stored_version = unpack_header(prefix)
-        except struct.error:
-            return Miss.FOREIGN if len(prefix) > 1 and prefix[1] != VERSION else Miss.UNDECODABLE
-        if version != VERSION or flags & _UNKNOWN_FLAGS or fmt != VALUES:
+            release, fmt, key_hash, envelope = unpack_head(raw)
+        except (struct.error, IndexError, ValueError):
+            # A newer release's header may be shorter than this one's.
+            return Miss.FOREIGN if len(raw) > 1 and raw[1] != VERSION else Miss.UNDECODABLE
+        if release != VERSION or envelope.flags & _UNKNOWN_FLAGS or fmt != VALUES:
             return Miss.FOREIGN
-        if key_hash != crc32(key):
+        return envelope if key_hash == crc32(key) else Miss.UNDECODABLE
+
+    def payload(self, raw: bytes, envelope: Envelope | None) -> bytes | Miss:
+        """The encoded value without what stands before it, not compressed. Never raises."""
+        if envelope is None:
+            return raw
+        if not envelope.flags & COMPRESSED:
+            return raw[envelope.start :]
+        try:
+            return decompress(memoryview(raw)[envelope.start :], self.max_value)
+        except Undecodable:
             return Miss.UNDECODABLE
-        if stored_version != namespace_version and namespace_version is not None:
-            return Miss.INVALIDATED
-        return Header(bool(flags), write_id.to_bytes(8, "big"), grace_ms, stored_version)
+
+    @staticmethod
+    def load(payload: bytes | Miss, is_json: bool, type: Any = NATURAL) -> Any:
+        """The value in a payload, converted to ``type`` if given, or ``Miss.UNDECODABLE``. Never raises."""
+        if payload.__class__ is Miss:
+            return payload
+        try:
+            return (wire_json if is_json else values).loads(payload, type)
+        except Undecodable:
+            return Miss.UNDECODABLE
+
+    @staticmethod
+    def identity(raw: bytes | None) -> bytes:
+        """What tells these stored bytes from any other write: an envelope's header, or all of the bytes."""
+        if raw is None:
+            return b""
+        return raw[:HEADER_SIZE] if raw[:1] == MAGIC else raw
 
     def _checked(self, payload: bytes) -> bytes:
         if len(payload) > self.max_value:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     _Unpacker = Callable[[memoryview, Callable[[Any], Any]], Any]
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "is_immutable", "loads"]
 
 INT: Final = 1
 STR: Final = 2
@@ -112,6 +112,19 @@ def loads(payload: bytes | memoryview, type: Any = NATURAL) -> Any:
         return convert(_decode_plain(payload), type)
     except Exception as error:
         raise Undecodable(str(error)) from error
+
+
+_IMMUTABLE: Final = frozenset(
+    {*(type(None), bool, int, float, str, bytes), *(datetime, date, time, timedelta, Decimal, UUID, re.Pattern)}
+)
+
+
+def is_immutable(value: object) -> bool:
+    """Whether nobody can change a value or a part of it, so that it may be handed out as it is."""
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(is_immutable, value))  # type: ignore[call-overload]
+    return kind in _IMMUTABLE
 
 
 def _is_plain(value: Any, depth: int) -> bool:

@@ -12,7 +12,8 @@ list of commands    sends them back to back                                  the
 ``Load``            calls the loader, and awaits what it returns             an ``Outcome``
 ``Lead``            drives a plan that must outlive this caller              nothing
 ``Spawn``           drives a plan in the background                          nothing
-``Wait``            waits until a flight has landed                          nothing
+``Wait``            waits until a flight has landed, or for a while          nothing
+``Sleep``           waits until a watch fires, or for a while                nothing
 ==================  =======================================================  ==================
 
 A reply may be a ``CommandRefused``; when there is no reply, ``ConnectionFailed`` is raised at the ``yield``.
@@ -21,11 +22,15 @@ A reply may be a ``CommandRefused``; when there is no reply, ``ConnectionFailed`
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from .flights import Flight
+from .loading import CurrentLoad
 
-__all__ = ["Command", "Effect", "Lead", "Link", "Load", "Outcome", "Plan", "Send", "Spawn", "Wait"]
+if TYPE_CHECKING:
+    from .ports import Watch
+
+__all__ = ["Command", "Effect", "Lead", "Link", "Load", "Outcome", "Plan", "Send", "Sleep", "Spawn", "Wait"]
 
 T = TypeVar("T")
 
@@ -35,14 +40,26 @@ Command = tuple[str | bytes | int | float, ...]
 class Link(Protocol):
     """The connection a plan runs over, as far as the policy looks at it."""
 
-    @property
-    def counters(self) -> dict[bytes, int]:
-        """Versions that are known to be current: the server revokes them."""
-        ...
+    counters: dict[bytes, tuple[int, int]]
+    """Versions that are known to be current, hard and soft: the server revokes them."""
 
     @property
     def tracks(self) -> bool:
         """Whether the server revokes what was read; if not, ``counters`` stays empty."""
+        ...
+
+    @property
+    def track_all(self) -> bool:
+        """Whether it does so for everything that is read, not only for what is asked for."""
+        ...
+
+    def watch(self) -> None:
+        """See to it that what the server pushes is read soon, also between commands."""
+        ...
+
+    @property
+    def clock(self) -> float:
+        """What to add to ``time.monotonic()`` to get the server's time, in seconds since the epoch."""
         ...
 
 
@@ -59,13 +76,21 @@ class Send(NamedTuple):
 
 
 class Load(NamedTuple):
+    """``load`` is None for a writer, which has no limit: cut off, it would leave the outcome of a write unknown."""
+
     call: Callable[[], Any]
-    flights: tuple[Flight, ...] = ()
+    load: CurrentLoad | None = None
+    timeout: float | None = None
+    alive: Callable[[], list[Command]] | None = None
+    """What to send each second while it runs."""
 
 
 class Lead(NamedTuple):
+    """``background``: the caller has something better to do than to run the loader in its own thread."""
+
     plan: Plan[None]
     flights: tuple[Flight, ...]
+    background: bool = False
 
 
 class Spawn(NamedTuple):
@@ -74,7 +99,15 @@ class Spawn(NamedTuple):
 
 class Wait(NamedTuple):
     flight: Flight
+    timeout: float | None = None
+    limit: float = 30.0
+    """Seconds after which whoever leads in another thread or loop is given up."""
 
 
-Effect = Command | list[Command] | Send | Load | Lead | Spawn | Wait
+class Sleep(NamedTuple):
+    watch: Watch
+    timeout: float
+
+
+Effect = Command | list[Command] | Send | Load | Lead | Spawn | Wait | Sleep
 Plan = Generator[Effect, Any, T]

@@ -4,32 +4,38 @@ A flight is a lock and wakers, not a future of one loop, so that tasks of severa
 same one. Whoever starts it leads; its load runs in a task the cache owns (or in the leading thread), so a caller
 that gives up cancels nobody else. What lands is the encoded value: every caller decodes its own copy.
 
-A caller may join only a flight that began after the last invalidation the caller can have seen: own writes and
-deletes *detach* the key's flight (it still serves those who wait, but stores nothing and takes no more passengers),
-and a flight begun under another version of the namespace is not joined.
+A caller may join only a flight that began after the last invalidation the caller can have seen. Own writes and
+deletes, and those of others once the server has told of them, *detach* the key's flight: it still serves those who
+wait, but stores nothing and takes no more passengers. A flight begun in another epoch (a namespace or a tag was
+invalidated since) is not joined either.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import WouldDeadlock
+from .loading import CurrentLoad, current
 
-__all__ = ["Flight", "Flights", "loading"]
+if TYPE_CHECKING:
+    from .found import Found
+
+__all__ = ["Flight", "Flights"]
+
+_MOST_THROTTLED = 10_000
 
 
 class Flight:
     """One load under way. ``landed`` turns true once; after that nothing changes."""
 
-    __slots__ = ("_lock", "_wakers", "abandoned", "detached", "error", "key", "landed", "loop", "raw", "version")
+    __slots__ = ("_lock", "_wakers", "abandoned", "detached", "epoch", "error", "found", "key", "landed", "loop")
 
-    def __init__(self, key: bytes, version: int) -> None:
+    def __init__(self, key: bytes, epoch: int) -> None:
         self.key = key
-        self.version = version
-        self.raw: bytes | None = None  # the encoded value; None when the loader gave none for this key
+        self.epoch = epoch
+        self.found: Found | None = None  # None when the loader gave nothing for this key
         self.error: BaseException | None = None
         self.landed = False
         self.abandoned = False  # landed without a result: the leader is gone, somebody else must lead
@@ -56,21 +62,25 @@ class Flight:
             waker()
 
 
-loading: ContextVar[tuple[Flight, ...]] = ContextVar("nearcache_loading", default=())
-"""The flights whose loader is running here, outermost first."""
-
-
 class Flights:
-    """The flights of one client, by stored key."""
+    """The flights of one client, by stored key.
+
+    Attributes:
+        retry_at: keys whose load failed while there was a stale value, and when it may be tried again.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[bytes, Flight] = {}
+        self.retry_at: dict[bytes, float] = {}
 
     def __len__(self) -> int:
         return len(self._flying)
 
-    def join(self, key: bytes, version: int) -> tuple[Flight, bool]:
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._flying
+
+    def join(self, key: bytes, epoch: int) -> tuple[Flight, bool]:
         """The flight for ``key``, and whether the caller has to lead it.
 
         Raises:
@@ -78,21 +88,21 @@ class Flights:
         """
         with self._lock:
             flight = self._flying.get(key)
-            if flight is not None and flight.version == version:
-                if flight in loading.get():
-                    raise WouldDeadlock(f"the loader of {key.decode()!r} asks for the key it is loading")
+            if flight is not None and _is_loading(flight, current.get()):
+                raise WouldDeadlock(f"the loader of {key.decode()!r} asks for the key it is loading")
+            if flight is not None and flight.epoch == epoch:
                 return flight, False
             if flight is not None:
                 flight.detached = True
-            flight = self._flying[key] = Flight(key, version)
+            flight = self._flying[key] = Flight(key, epoch)
             return flight, True
 
-    def join_all(self, keys: Iterable[bytes], version: int) -> dict[bytes, tuple[Flight, bool]]:
+    def join_all(self, keys: Iterable[bytes], epoch: int) -> dict[bytes, tuple[Flight, bool]]:
         """``join`` for several keys: all, or none and ``WouldDeadlock``."""
         joined: dict[bytes, tuple[Flight, bool]] = {}
         try:
             for key in keys:
-                joined[key] = self.join(key, version)
+                joined[key] = self.join(key, epoch)
         except WouldDeadlock:
             for flight, leads in joined.values():
                 if leads:
@@ -100,10 +110,10 @@ class Flights:
             raise
         return joined
 
-    def land(self, flight: Flight, raw: bytes | None = None, error: BaseException | None = None) -> None:
+    def land(self, flight: Flight, found: Found | None = None, error: BaseException | None = None) -> None:
         """Hand the outcome to everybody who waits. No-op when it has landed."""
         if not flight.landed:
-            flight.raw, flight.error = raw, error
+            flight.found, flight.error = found, error
             self._end(flight)
 
     def abandon(self, flight: Flight) -> None:
@@ -112,12 +122,12 @@ class Flights:
             flight.abandoned = True
             self._end(flight)
 
-    def detach(self, keys: Iterable[bytes]) -> None:
-        """What is loading for these keys is out of date: store nothing of it, let nobody else join."""
+    def detach(self, keys: Iterable[bytes] | None) -> None:
+        """What is loading for these keys (``None``: all) is out of date: store nothing of it, let nobody else join."""
         if not self._flying:
             return
         with self._lock:
-            for key in keys:
+            for key in (*self._flying,) if keys is None else keys:
                 flight = self._flying.pop(key, None)
                 if flight is not None:
                     flight.detached = True
@@ -127,6 +137,12 @@ class Flights:
         with self._lock:
             gone = [key for key in self._flying if key.startswith(head)]
         self.detach(gone)
+
+    def throttle(self, key: bytes, until: float) -> None:
+        """Serve the stale value of a key until then."""
+        if len(self.retry_at) >= _MOST_THROTTLED:
+            self.retry_at.clear()
+        self.retry_at[key] = until
 
     def forget(self) -> None:
         """After a fork: the leaders are in the parent."""
@@ -138,3 +154,11 @@ class Flights:
             if self._flying.get(flight.key) is flight:
                 del self._flying[flight.key]
         flight.land()
+
+
+def _is_loading(flight: Flight, load: CurrentLoad | None) -> bool:
+    while load is not None:
+        if flight in load.flights:
+            return True
+        load = load.outer
+    return False

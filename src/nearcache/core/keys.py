@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
+from typing import Any
 
-from ..errors import InvalidKey, InvalidNamespace
+from ..errors import InvalidArgument, InvalidKey, InvalidNamespace
 
 __all__ = ["MAX_KEY", "Namespace", "sanitize_key"]
 
@@ -50,12 +51,13 @@ class Namespace:
     Attributes:
         head: what every stored key of the namespace begins with, and no other key does.
         counter: the stored key of its version counter.
+        near: what the near tier holds of it, by the caller's keys.
 
     Raises:
         InvalidNamespace: the name is empty or not text.
     """
 
-    __slots__ = ("_digest_head", "counter", "head", "name")
+    __slots__ = ("_digest_head", "_tag_head", "counter", "head", "name", "near")
 
     def __init__(self, name: str, prefix: str = "") -> None:
         _require_text(name, "namespace", InvalidNamespace)
@@ -65,6 +67,8 @@ class Namespace:
         self.name = name
         self.head = f"{prefix}{part}:".encode("ascii")
         self.counter = f"{prefix}{part}~version".encode("ascii")
+        self.near: dict[Any, Any] = {}
+        self._tag_head = f"{prefix}{part}~tag:".encode("ascii")
         self._digest_head = _encode(name) + b"\x00"
 
     def key(self, key: str) -> bytes:
@@ -82,8 +86,23 @@ class Namespace:
         digest = _digest(self._digest_head + _encode(key))
         return b"%b%b~%b" % (self.head, _reduce(key, _not_in_key).encode("ascii"), digest.encode("ascii"))
 
+    def tag(self, tag: str) -> bytes:
+        """A tag's name as entries carry it.
 
-def _require_text(name: str, what: str, error: type[InvalidKey | InvalidNamespace]) -> None:
+        Raises:
+            InvalidArgument: it is empty or not text.
+        """
+        _require_text(tag, "tag", InvalidArgument)
+        if _safe_key(tag) is not None:
+            return tag.encode("ascii")
+        return b"%b~%b" % (_reduce(tag, _not_in_key).encode("ascii"), _digest(_encode(tag)).encode("ascii"))
+
+    def tag_counter(self, tag: bytes) -> bytes:
+        """The stored key of a tag's version counter."""
+        return self._tag_head + tag
+
+
+def _require_text(name: str, what: str, error: type[InvalidArgument]) -> None:
     if not isinstance(name, str):
         raise error(f"a {what} must be text (str), not {type(name).__name__}: write str(...) or an f-string")
     if not name:

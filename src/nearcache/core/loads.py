@@ -1,185 +1,318 @@
-"""Cache-aside as plans: read, and when there is nothing, load once per process.
+"""Cache-aside as plans: read, and when there is nothing fresh, load once per fleet.
 
-A caller reads first. On a miss it joins the flight for the key, or leads it; the leader reads once more, because the
-flight it would have joined may have landed since, and only then calls the loader. What the loader gave is encoded
-once; every caller, the leader included, decodes its own copy, so that nobody can change what another one got.
+A caller reads first. On a miss it joins the flight for the key, or leads it. The leader asks the server for the key's
+lease; who gets it loads, and the others sleep until the server tells that the key or the lease has changed. The lease
+is asked for with what the caller has seen, so that a value that came since is found by the same command. What the
+loader gave is encoded once; every caller, the leader included, decodes its own copy, so that nobody can change what
+another one got. The fill stores only if the lease is still ours and the value is what it was before the load.
+
+With a stale value at hand nobody waits longer than the soft timeout, and a loader that fails is not heard of: the
+stale value is served, and the lease is kept for a while under a name that tells everybody not to try again yet.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import CodecError, InvalidArgument
+from ..errors import CodecError, InvalidArgument, ServerError
 from ..sentinels import ABSENT, Miss
-from .effects import Lead, Link, Load, Outcome, Plan, Wait
-from .flights import Flight, Flights
+from .effects import Lead, Link, Load, Outcome, Plan, Sleep, Wait
+from .fills import Fill
+from .flights import Flight
+from .found import NOTHING, Found
 from .keys import Namespace
-from .plans import Plans
-from .ports import Codec
-from .stats import Counters
+from .leases import Elected, Holder, elect
+from .parts import Parts
+from .policy import Policy
+from .reads import Reads
+from .writes import Item, Writes
 
-__all__ = ["Loads"]
+__all__ = ["Job", "Loads"]
+
+_POLL = 0.5  # seconds a waiter sleeps at most before it looks whether the holder lives
+_POLL_UNTRACKED = 0.05  # the same, where the server tells nobody of changes
+_LEASE_MARGIN_MS = 1000  # a lease outlives its load's limit by this
 
 
-class _Loading(NamedTuple):
-    """One call of a loader: how to make it for the keys that are missing, and which value is whose."""
+class Job(NamedTuple):
+    """What is to be loaded.
 
-    call: Callable[[list[bytes]], Any]
+    Attributes:
+        names: the caller's keys by stored key.
+        call: makes the call of the loader, for the caller's keys that are missing.
+        values: which value of what the loader returned is whose, by stored key.
+        seen: what the read before found.
+        forced: load even if there is a fresh value by now.
+    """
+
+    names: Mapping[bytes, str]
+    call: Callable[[list[str]], Any]
     values: Callable[[list[bytes], Any], Mapping[bytes, Any]]
+    policy: Policy
+    seen: Mapping[bytes, Found]
+    forced: bool = False
 
 
 class Loads:
-    """Plans of ``get_or_set`` and its relatives, on top of a cache's other plans."""
+    """``get_or_set`` and its relatives, on top of a cache's reads and writes."""
 
-    def __init__(self, plans: Plans, codec: Codec, flights: Flights, counters: Counters) -> None:
-        self._plans = plans
-        self._codec = codec
-        self._flights = flights
-        self._counters = counters
+    def __init__(self, parts: Parts, reads: Reads, writes: Writes, holder: Holder) -> None:
+        self._parts = parts
+        self._reads = reads
+        self._writes = writes
+        self._holder = holder
+
+    # -- what callers ask
 
     def get_or_set(
         self,
         link: Link,
-        namespace: Namespace,
+        site: Namespace,
+        name: str,
         key: bytes,
         loader: Callable[[], Any],
-        ttl_ms: int | None,
+        policy: Policy,
         type: Any,
+        near: bool,
     ) -> Plan[Outcome]:
         """The value, or what the loader raised."""
-        value = yield from self._plans.get(link, namespace, key, type)
-        if not isinstance(value, Miss):
-            return Outcome(value)
-        loading = _Loading(lambda _: loader(), lambda _, loaded: {key: loaded})
-        landed = yield from self._load_or_join(link, namespace, [key], loading, ttl_ms, type)
-        return self._outcome(landed[key], type)
+        found = (yield from self._reads.look(link, site, {name: key}, near))[key]
+        job = _one(name, key, loader, policy, found)
+        if _serves(found):
+            value = self._reads.value(found, key, type)
+            if value.__class__ is not Miss:
+                if policy.eager and found.fresh and policy.due(found) and key not in self._parts.flights:
+                    flight, leads = self._parts.flights.join(key, self._parts.near.epoch)
+                    if leads:
+                        yield Lead(self._lead(link, site, {key: flight}, job), (flight,), background=True)
+                return Outcome(value)
+            found = found._replace(miss=value)
+        else:
+            self._reads.value(found._replace(rescued=False), key, type)  # counts the miss
+        job = job._replace(seen={key: found})
+        return (yield from self._load_or_join(link, site, job, type))[key]
 
     def get_or_set_many(
         self,
         link: Link,
-        namespace: Namespace,
+        site: Namespace,
         keys: Mapping[str, bytes],
         loader: Callable[[list[str]], Any],
-        ttl_ms: int | None,
+        policy: Policy,
         type: Any,
+        near: bool,
     ) -> Plan[Outcome]:
         """Values by the caller's keys, in the asked order, or what the loader raised."""
-        found = yield from self._plans.get_many(link, namespace, keys, type)
-        missing = {stored: key for key, stored in keys.items() if key not in found}
+        found = yield from self._reads.look(link, site, keys, near)
+        values: dict[str, Any] = {}
+        missing: dict[bytes, str] = {}
+        for name, key in keys.items():
+            value = self._reads.value(found[key] if _serves(found[key]) else NOTHING, key, type)
+            if value.__class__ is Miss:
+                missing[key] = name
+            else:
+                values[name] = value
         if missing:
-            loading = _Loading(
-                lambda asked: loader([missing[stored] for stored in asked]),
-                lambda asked, loaded: _by_stored_key({s: missing[s] for s in asked}, loaded),
-            )
-            landed = yield from self._load_or_join(link, namespace, list(missing), loading, ttl_ms, type)
-            for stored, flight in landed.items():
-                outcome = self._outcome(flight, type)
+            seen = {key: found[key] for key in missing}
+            job = Job(missing, loader, lambda asked, loaded: _by_stored_key(asked, missing, loaded), policy, seen)
+            outcomes = yield from self._load_or_join(link, site, job, type)
+            for key, outcome in outcomes.items():
                 if outcome.error is not None:
                     return outcome
                 if outcome.value is not ABSENT:
-                    found[missing[stored]] = outcome.value
-        return Outcome({key: found[key] for key in keys if key in found})
+                    values[missing[key]] = outcome.value
+        return Outcome({name: values[name] for name in keys if name in values})
+
+    def refresh(
+        self,
+        link: Link,
+        site: Namespace,
+        name: str,
+        key: bytes,
+        loader: Callable[[], Any],
+        policy: Policy,
+        type: Any,
+    ) -> Plan[Outcome]:
+        """Load now, whatever is stored, and store it; the value, or what the loader raised."""
+        try:
+            found = (yield from self._reads.find(link, site, {name: key}))[key]
+        except ServerError as error:
+            found = self._parts.failed(error, NOTHING)
+        self._parts.flights.detach([key])
+        job = _one(name, key, loader, policy, found)._replace(forced=True)
+        return (yield from self._load_or_join(link, site, job, type))[key]
 
     def write_through(
-        self, link: Link, namespace: Namespace, key: bytes, writer: Callable[[], Any], ttl_ms: int | None
+        self, link: Link, site: Namespace, name: str, key: bytes, writer: Callable[[], Any], policy: Policy
     ) -> Plan[Outcome]:
         """Call the writer, then store what it returned. If it raises, what is cached stays."""
         outcome: Outcome = yield Load(writer)
         if outcome.error is not None:
             return outcome
+        tags = [site.tag(tag) for tag in policy.tags]
+        item = Item(name, outcome.value)
         try:
-            stored = yield from self._plans.set_many(link, namespace, {key: outcome.value}, ttl_ms)
+            stored = yield from self._writes.set_many(link, site, {key: item}, policy.ttl_ms, policy.grace_ms, tags)
         except CodecError as error:
             stored, outcome = False, Outcome(error=error)
         if not stored:
             # The writer has run: what is cached is out of date.
-            yield from self._plans.delete(link, [key])
+            yield from self._writes.delete(link, site, [key])
         return outcome
 
-    def _load_or_join(
-        self,
-        link: Link,
-        namespace: Namespace,
-        keys: list[bytes],
-        loading: _Loading,
-        ttl_ms: int | None,
-        type: Any,
-    ) -> Plan[dict[bytes, Flight]]:
-        """A landed flight for every key: some led here, in one call of the loader, some by others."""
-        landed: dict[bytes, Flight] = {}
-        while todo := [key for key in keys if key not in landed]:
-            version = link.counters.get(namespace.counter, 0)
-            joined = self._flights.join_all(todo, version)
+    # -- who loads in this process
+
+    def _load_or_join(self, link: Link, site: Namespace, job: Job, type: Any) -> Plan[dict[bytes, Outcome]]:
+        """The outcome for every key: some led here, in one call of the loader, some by others."""
+        parts, policy = self._parts, job.policy
+        flights, outcomes = parts.flights, {key: self._throttled(key, job, type) for key in job.names}
+        while todo := [key for key, outcome in outcomes.items() if outcome is None]:
+            joined = flights.join_all(todo, parts.near.epoch)
             led = {key: flight for key, (flight, leads) in joined.items() if leads}
-            self._counters.joins += len(joined) - len(led)
+            parts.counters.joins += len(joined) - len(led)
+            stale = not job.forced and all(job.seen[key].stale for key in todo)
             if led:
-                yield Lead(self._lead(link, namespace, led, loading, ttl_ms, type), tuple(led.values()))
+                plan = self._lead(link, site, led, job)
+                yield Lead(plan, tuple(led.values()), background=stale)
             for key, (flight, _) in joined.items():
-                yield Wait(flight)
-                if not flight.abandoned:
-                    landed[key] = flight
-        return landed
+                soft = policy.soft_timeout if job.seen[key].stale and not job.forced else None
+                yield Wait(flight, soft, policy.load_timeout)
+                if not flight.landed:
+                    outcomes[key] = self._outcome(key, job.seen[key], type)
+                elif flight.error is not None:
+                    outcomes[key] = Outcome(error=flight.error)
+                elif not flight.abandoned:
+                    outcomes[key] = self._outcome(key, flight.found, type)
+        return outcomes  # type: ignore[return-value]
 
-    def _lead(
-        self,
-        link: Link,
-        namespace: Namespace,
-        flights: Mapping[bytes, Flight],
-        loading: _Loading,
-        ttl_ms: int | None,
-        type: Any,
-    ) -> Plan[None]:
-        """Load what is still missing, store it, and land every flight; whatever happens, none stays in the air."""
-        try:
-            valid, fillable, version = yield from self._plans.peek(link, namespace, list(flights), type)
-            for key, raw in valid.items():
-                self._flights.land(flights[key], raw)
-            missing = [key for key in flights if key not in valid]
-            if missing:
-                outcome = yield from self._load(flights, missing, loading, version)
-                for key in missing if outcome.error is not None else ():
-                    self._flights.land(flights[key], error=outcome.error)
-                raws: Mapping[bytes, bytes] = outcome.value or {}
-                # What an own write or delete overtook is handed to those who waited, and not stored.
-                fresh = {k: raw for k, raw in raws.items() if k in fillable and not flights[k].detached}
-                yield from self._plans.fill(link, fresh, ttl_ms)
-                for key in missing:
-                    self._flights.land(flights[key], raws.get(key))
-        except Exception as error:
-            for flight in flights.values():
-                self._flights.land(flight, error=error)
-        finally:
-            for flight in flights.values():
-                self._flights.abandon(flight)
+    def _throttled(self, key: bytes, job: Job, type: Any) -> Outcome | None:
+        """The stale value, while a load that failed is not to be tried again."""
+        until = self._parts.flights.retry_at.get(key)
+        if until is None or job.forced or not job.seen[key].stale:
+            return None
+        if self._parts.near.now() >= until:
+            self._parts.flights.retry_at.pop(key, None)
+            return None
+        return self._outcome(key, job.seen[key], type)
 
-    def _load(
-        self, flights: Mapping[bytes, Flight], missing: list[bytes], loading: _Loading, version: int
-    ) -> Plan[Outcome]:
-        """Call the loader once; its values, encoded with the version from before the call, or its error."""
-        self._counters.loads += 1
-        flying = tuple(flights[key] for key in missing)
-        outcome: Outcome = yield Load(lambda: loading.call(missing), flying)
-        if outcome.error is not None:
-            self._counters.load_errors += 1
-            return outcome
-        values = loading.values(missing, outcome.value)
-        return Outcome({key: self._codec.encode(value, key, version) for key, value in values.items()})
-
-    def _outcome(self, flight: Flight, type: Any) -> Outcome:
-        if flight.error is not None:
-            return Outcome(error=flight.error)
-        if flight.raw is None:
+    def _outcome(self, key: bytes, found: Found | None, type: Any) -> Outcome:
+        if found is None:
             return Outcome(ABSENT)
-        value = self._codec.decode(flight.raw, flight.key, None, type)
-        if isinstance(value, Miss):
-            return Outcome(error=CodecError(f"what the loader gave for {flight.key.decode()!r} is no {type!r}"))
+        self._parts.counters.stale += found.stale
+        value = self._parts.codec.load(found.payload, found.envelope is None, type)
+        if value.__class__ is Miss:
+            return Outcome(error=CodecError(f"what the loader gave for {key.decode()!r} is no {type!r}"))
         return Outcome(value)
 
+    # -- who loads in the fleet
 
-def _by_stored_key(asked: Mapping[bytes, str], loaded: Any) -> dict[bytes, Any]:
+    def _lead(self, link: Link, site: Namespace, flights: Mapping[bytes, Flight], job: Job) -> Plan[None]:
+        """Load what is still missing, store it, and land every flight; whatever happens, none stays in the air."""
+        try:
+            yield from self._lead_all(link, site, flights, job)
+        except Exception as error:
+            for flight in flights.values():
+                self._parts.flights.land(flight, error=error)
+        finally:
+            for flight in flights.values():
+                self._parts.flights.abandon(flight)
+
+    def _lead_all(self, link: Link, site: Namespace, flights: Mapping[bytes, Flight], job: Job) -> Plan[None]:
+        parts, near = self._parts, self._parts.near
+        seen = {key: job.seen[key] for key in flights}
+        dead: dict[bytes, bytes] = {}
+        tags = [site.tag(tag) for tag in job.policy.tags]
+        lease_ms = int(job.policy.load_timeout * 1000) + _LEASE_MARGIN_MS
+        while seen:
+            names = {key: job.names[key] for key in seen}
+            fill = Fill(parts, link, site, flights, job, tags, self._holder)
+            watch = near.watch([*names, *map(parts.remote.lease, names)])
+            try:
+                identities = {key: parts.codec.identity(found.raw) for key, found in seen.items()}
+                try:
+                    elected, fill.known = yield from elect(
+                        parts, self._holder, link, site, names, identities, dead, tags, fill.token, lease_ms
+                    )
+                except ServerError as error:
+                    parts.failed(error, None)
+                    yield from fill.load(seen, leased=False)
+                    return
+                alone, won, lost = yield from self._sort(link, site, elected, seen, flights, job)
+                for keys, leased in ((won, True), (alone, False)):
+                    if keys:
+                        fill.clock_us = max(outcome.clock_us for outcome in elected.values())
+                        yield from fill.load({key: seen.pop(key) for key in keys}, leased=leased)
+                if lost and not (won or alone):
+                    dead = yield from self._wait(link, watch, lost)
+            finally:
+                watch.close()
+                self._holder.end(fill.token)
+
+    def _sort(
+        self,
+        link: Link,
+        site: Namespace,
+        elected: Mapping[bytes, Elected],
+        seen: dict[bytes, Found],
+        flights: Mapping[bytes, Flight],
+        job: Job,
+    ) -> Plan[tuple[list[bytes], list[bytes], dict[bytes, bytes]]]:
+        """Land what others have filled; the keys to load without a lease, those with one, and the others' holders."""
+        alone, won, lost = [], [], {}
+        for key, outcome in elected.items():
+            if outcome.changed:
+                found = outcome.found
+                if found is None:
+                    found = (yield from self._reads.find(link, site, {job.names[key]: key}))[key]
+                seen[key] = found
+                if found.fresh and not job.forced:
+                    self._parts.flights.land(flights[key], seen.pop(key))
+                elif found.miss is Miss.FOREIGN:
+                    alone.append(key)
+            elif outcome.won:
+                if not outcome.exists:
+                    seen[key] = seen[key]._replace(raw=None)
+                won.append(key)
+            elif outcome.holder != self._parts.remote.RETRY:
+                lost[key] = outcome.holder
+            elif seen[key].stale and not job.forced:
+                self._parts.flights.land(flights[key], seen.pop(key))
+            else:
+                alone.append(key)
+        return alone, won, lost
+
+    def _wait(self, link: Link, watch: Any, lost: Mapping[bytes, bytes]) -> Plan[dict[bytes, bytes]]:
+        """Sleep until something may have changed; the holders that are dead, by key."""
+        try:
+            dead = {}
+            for key, holder in lost.items():
+                gone = self._holder.gave_up(holder)
+                if gone or not (yield self._parts.remote.is_alive(self._holder.alive_key(holder))):
+                    dead[key] = holder  # a comprehension cannot yield
+            if not dead:
+                longest = _POLL if link.tracks else _POLL_UNTRACKED
+                yield Sleep(watch, longest * random.uniform(0.5, 1.0))
+            return dead
+        except ServerError:
+            return {}  # the next election says so
+
+
+def _one(name: str, key: bytes, loader: Callable[[], Any], policy: Policy, found: Found) -> Job:
+    return Job({key: name}, lambda _: loader(), lambda _, loaded: {key: loaded}, policy, {key: found})
+
+
+def _serves(found: Found) -> bool:
+    """Whether what was found answers without a load: fresh, or what would be if the server could be asked."""
+    if found.fresh:
+        return True
+    return found.rescued and found.miss is None and (found.remaining_ms is None or found.remaining_ms > 0)
+
+
+def _by_stored_key(asked: list[bytes], names: Mapping[bytes, str], loaded: Any) -> dict[bytes, Any]:
     if not isinstance(loaded, Mapping):
         raise InvalidArgument(
             f"the loader of get_or_set_many returns a mapping from key to value, not {type(loaded).__name__}"
         )
-    return {stored: loaded[key] for stored, key in asked.items() if key in loaded}
+    return {key: loaded[names[key]] for key in asked if names[key] in loaded}

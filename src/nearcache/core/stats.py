@@ -22,6 +22,7 @@ class CacheStats(Record):
         loads: loaders called by ``get_or_set``, ``get_or_set_many`` and decorated functions.
         load_errors: loaders that raised or ran out of time.
         joins: callers that waited for a load somebody else had begun.
+        stale: values served after their end, because the server or a loader failed or was slow; hits, too.
         undecodable: values found and not readable: another format, another type, another key; misses, too.
     """
 
@@ -33,6 +34,7 @@ class CacheStats(Record):
     loads: int = 0
     load_errors: int = 0
     joins: int = 0
+    stale: int = 0
     undecodable: int = 0
 
     @property
@@ -58,6 +60,7 @@ class Counters:
     loads: int
     load_errors: int
     joins: int
+    stale: int
     undecodable: int
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The server's tier: the commands for entries and version counters, and how to read their replies.
+"""The server's tier: the commands for entries, leases and version counters, and how to read their replies.
 
 Nothing is sent here. Lua scripts live in ``lua/``, one documented file each.
 """
@@ -6,57 +6,122 @@ Nothing is sent here. Lua scripts live in ``lua/``, one documented file each.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import CommandRefused
 
 __all__ = [
-    "HEADER",
+    "DELETE",
+    "ELECT",
+    "EXPIRE",
+    "FILL",
     "RAISE_COUNTER",
     "READ_COUNTER",
+    "RELEASE",
     "REMOVE_OLDER",
+    "RETRY",
     "TRACK_NEXT",
+    "alive",
     "check",
+    "delete",
+    "elect",
     "expire",
+    "fill",
+    "is_alive",
+    "lease",
     "raise_counter",
     "read_counter",
+    "release",
     "remaining_seconds",
     "remove_older",
     "scan",
-    "write",
+    "store",
+    "version",
 ]
 
 Command = tuple[str | bytes | int | float, ...]
 
-_LUA = Path(__file__).parent / "lua"
-READ_COUNTER: Final = (_LUA / "read_counter.lua").read_text("utf-8")
-RAISE_COUNTER: Final = (_LUA / "raise_counter.lua").read_text("utf-8")
-REMOVE_OLDER: Final = (_LUA / "remove_older.lua").read_text("utf-8")
 
-HEADER: Final = 32  # bytes at the front of a stored value that tell what it is
+_COMMENT = re.compile(r"^\s*--.*\n|^\s*\n", re.MULTILINE)
+
+
+def _load(*names: str) -> str:
+    """A script and what is to stand before it, without the comments, which would travel with every command."""
+    folder = Path(__file__).parent / "lua"
+    return _COMMENT.sub("", "".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
+
+
+READ_COUNTER: Final = _load("read_counter")
+RAISE_COUNTER: Final = _load("raise_counter")
+REMOVE_OLDER: Final = _load("live", "remove_older")
+ELECT: Final = _load("identity", "elect")
+FILL: Final = _load("identity", "fill")
+RELEASE: Final = _load("release")
+DELETE: Final = _load("live", "delete")
+EXPIRE: Final = _load("live", "expire")
+
 TRACK_NEXT: Final[Command] = ("CLIENT", "CACHING", "YES")  # the server tracks what the next command reads
+RETRY: Final = b"retry"  # holds a lease after a load that failed, until somebody may try again
 _SCAN_COUNT = 500  # keys a server looks at per step: about 0.1 ms
 
 
-def write(key: bytes, data: bytes, ttl_ms: int | None) -> Command:
-    return ("SET", key, data) if ttl_ms is None else ("SET", key, data, "PX", ttl_ms)
+def lease(key: bytes) -> bytes:
+    """The key of a key's lease, in the same cluster slot."""
+    return b"{%b}~lease" % key
 
 
-def expire(key: bytes, ttl_ms: int | None) -> list[Command]:
-    """Commands of which the last one's reply says whether the key was there."""
-    if ttl_ms is None:
-        # PERSIST answers 0 for a key that had no expiry, too.
-        return [("PERSIST", key), ("EXISTS", key)]
-    return [("PEXPIRE", key, ttl_ms)]
+def elect(key: bytes, identity: bytes, token: bytes, lease_ms: int, dead: bytes) -> Command:
+    return ("EVAL", ELECT, 2, key, lease(key), identity, token, lease_ms, dead)
 
 
-def read_counter(counter: bytes) -> Command:
-    return ("EVAL", READ_COUNTER, 1, counter)
+def fill(key: bytes, identity: bytes, token: bytes, data: bytes, ttl_ms: int | None) -> Command:
+    return ("EVAL", FILL, 2, key, lease(key), token, identity, "" if ttl_ms is None else ttl_ms, data)
 
 
-def raise_counter(counter: bytes) -> Command:
-    return ("EVAL", RAISE_COUNTER, 1, counter)
+def store(key: bytes, data: bytes, ttl_ms: int | None, *, read_back: bool) -> list[Command]:
+    """Commands that store a value and drop the lease; read back, the last one's reply is the key's PTTL."""
+    if read_back:
+        return [fill(key, b"", b"", data, ttl_ms)]
+    # The lease first: a load that lost it stores nothing, and one that takes it now finds another value.
+    setting: Command = ("SET", key, data) if ttl_ms is None else ("SET", key, data, "PX", ttl_ms)
+    return [("UNLINK", lease(key)), setting]
+
+
+def release(key: bytes, token: bytes, retry_ms: int | None) -> Command:
+    return ("EVAL", RELEASE, 1, lease(key), token, "" if retry_ms is None else retry_ms, RETRY)
+
+
+def delete(keys: list[bytes], version: int) -> Command:
+    return ("EVAL", DELETE, 2 * len(keys), *(name for key in keys for name in (key, lease(key))), version)
+
+
+def expire(key: bytes, version: int, ttl_ms: int | None) -> Command:
+    return ("EVAL", EXPIRE, 2, key, lease(key), version, "" if ttl_ms is None else ttl_ms)
+
+
+def alive(name: bytes, ms: int) -> Command:
+    """Say that a process lives, for that long."""
+    return ("SET", name, b"1", "PX", ms)
+
+
+def is_alive(name: bytes) -> Command:
+    return ("EXISTS", name)
+
+
+def read_counter(counter: bytes, start: bytes = b"") -> Command:
+    return ("EVAL", READ_COUNTER, 1, counter, start)
+
+
+def raise_counter(counter: bytes, *, soft: bool = False) -> Command:
+    return ("EVAL", RAISE_COUNTER, 1, counter, "soft" if soft else "hard")
+
+
+def version(reply: bytes) -> tuple[int, int]:
+    """A counter's hard and soft half."""
+    hard, _, soft = reply.partition(b" ")
+    return int(hard), int(soft or 0)
 
 
 def remove_older(keys: list[bytes], before: bytes, now: bytes) -> Command:
@@ -68,9 +133,9 @@ def scan(cursor: bytes, head: bytes) -> Command:
     return ("SCAN", cursor, "MATCH", head + b"*", "COUNT", _SCAN_COUNT)
 
 
-def remaining_seconds(pttl: int) -> int:
-    """Whole seconds, rounded up, from PTTL's milliseconds; -1 and -2 stay themselves."""
-    return pttl if pttl < 0 else max(1, math.ceil(pttl / 1000))
+def remaining_seconds(remaining_ms: int | None) -> int:
+    """Whole seconds, rounded up; -1 for no expiry."""
+    return -1 if remaining_ms is None else max(1, math.ceil(remaining_ms / 1000))
 
 
 def check(reply: Any) -> Any:

@@ -109,7 +109,7 @@ class Lane:
         self._kill: int | None = None
         self._first = loop.create_future()
         self._keeper = loop.create_task(self._keep_up(), name="nearcache-lane")
-        self.counters: dict[bytes, int] = {}
+        self.counters: dict[bytes, tuple[int, int]] = {}
         self.tracks = True
         self.track_all = track_all
         self.clock = local_clock()
@@ -142,6 +142,9 @@ class Lane:
         """Write now instead of at the end of this turn of the loop."""
         if self._wire is not None:
             self._wire.flush()
+
+    def watch(self) -> None:
+        """The loop reads what the server pushes, whether or not somebody waits for a reply."""
 
     @property
     def connected(self) -> bool:

@@ -97,7 +97,7 @@ class ThreadLane:
         self._watching = False
         self._watcher: threading.Thread | None = None
         self._kill: int | None = None
-        self.counters: dict[bytes, int] = {}
+        self.counters: dict[bytes, tuple[int, int]] = {}
         self.tracks = True
         self.track_all = track_all
         self.clock = local_clock()

@@ -1,9 +1,17 @@
--- Raise a version counter: whatever carries an older version is invalid from here on.
+-- Raise a version counter: what carries an older version is invalid from here on, or only expired.
 -- KEYS[1]  the counter
--- returns  {the value before ('' when there was none), the value now}, decimal text
--- At least one more than before, and at least the server's clock: a lost increment cannot be issued twice.
+-- ARGV[1]  'hard': invalid; 'soft': expired
+-- returns  {the counter before ('' when there was none), the counter now}, decimal text
+-- At least one more than before, and at least the server's clock: a lost increment cannot be issued twice. Without a
+-- counter nobody can tell what was invalidated before, so even the soft half then begins with a hard one.
 local before = redis.call('GET', KEYS[1])
 local now = redis.call('TIME')
-local raised = math.max(now[1] * 1000000 + now[2], (tonumber(before) or 0) + 1)
-redis.call('SET', KEYS[1], string.format('%.0f', raised))
+local raised, hard = now[1] * 1000000 + now[2], nil
+for part in string.gmatch(before or '', '%d+') do
+  hard = hard or part
+  raised = math.max(raised, tonumber(part) + 1)
+end
+local value = string.format('%.0f', raised)
+if ARGV[1] == 'soft' and hard then value = hard .. ' ' .. value end
+redis.call('SET', KEYS[1], value)
 return {before or '', redis.call('GET', KEYS[1])}

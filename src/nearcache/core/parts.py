@@ -1,0 +1,109 @@
+"""What all plans of a cache are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from ..errors import ServerError
+from .effects import Command, Link, Plan, Send
+from .flights import Flights
+from .keys import Namespace
+from .ports import Codec, Near, Remote
+from .stats import Counters
+
+__all__ = ["TRIES", "Parts"]
+
+T = TypeVar("T")
+Version = tuple[int, int]
+
+TRIES = 5  # how often a counter may be raised under one operation before that gives up
+
+
+class Parts:
+    """The rooms around a cache's plans, and what several of them do.
+
+    Args:
+        codec: values to bytes and back.
+        remote: commands and replies of the server's tier.
+        near: the near tier of the client.
+        flights: the loads under way on the same client.
+        counters: where operations are counted.
+        strict: raise ``ServerError`` where otherwise a read is a miss and a write is ``False``.
+    """
+
+    def __init__(
+        self, *, codec: Codec, remote: Remote, near: Near, flights: Flights, counters: Counters, strict: bool = False
+    ) -> None:
+        self.codec = codec
+        self.remote = remote
+        self.near = near
+        self.flights = flights
+        self.counters = counters
+        self.strict = strict
+
+    def failed(self, error: ServerError, instead: T) -> T:
+        """Count what the server failed; ``instead`` is the outcome unless the cache is strict."""
+        self.counters.errors += 1
+        if self.strict:
+            raise error
+        return instead
+
+    def now_ms(self, link: Link) -> int:
+        """The server's clock, in milliseconds."""
+        return int((link.clock + self.near.now()) * 1000)
+
+    def versions(
+        self, link: Link, site: Namespace, tags: Collection[bytes], start: bytes = b""
+    ) -> Plan[dict[bytes, Version]]:
+        """The current versions of a namespace and of tags in it.
+
+        Args:
+            start: what counters that are not there begin with; now when empty.
+        """
+        counters = [site.counter, *map(site.tag_counter, tags)]
+        known = {counter: link.counters[counter] for counter in counters if counter in link.counters}
+        unknown = [counter for counter in counters if counter not in known]
+        if unknown:
+            asking = Asking(self, link, unknown, start)
+            try:
+                replies = yield Send(asking.commands, asking.parse)
+            except ServerError:
+                asking.give_up()
+                raise
+            for reply in replies:
+                self.remote.check(reply)
+            known.update(asking.known)
+        return known
+
+
+class Asking:
+    """Commands that read counters, and the hook that remembers what they say."""
+
+    def __init__(self, parts: Parts, link: Link, counters: Collection[bytes], start: bytes = b"") -> None:
+        self._parts = parts
+        self._link = link
+        self._each = 2 if link.tracks and not link.track_all else 1
+        self._marks = {counter: parts.near.mark(counter) for counter in counters} if link.tracks else {}
+        self._counters = list(counters)
+        self.commands: list[Command] = []
+        for counter in counters:
+            if self._each == 2:
+                self.commands.append(parts.remote.TRACK_NEXT)
+            self.commands.append(parts.remote.read_counter(counter, start))
+        self.known: dict[bytes, Version] = {}
+
+    def parse(self, replies: list[Any]) -> None:
+        """Called where the replies are parsed."""
+        parts = self._parts
+        for counter, reply in zip(self._counters, replies[self._each - 1 :: self._each], strict=True):
+            if isinstance(reply, bytes):
+                version = self.known[counter] = parts.remote.version(reply)
+                if self._marks and self._link.tracks:
+                    parts.near.learn(self._link, counter, self._marks[counter], version)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """No reply will come."""
+        for counter, mark in self._marks.items():
+            self._parts.near.settle(counter, mark)

@@ -1,0 +1,283 @@
+"""Writes as plans: values, removals, and the counters that invalidate namespaces and tags.
+
+A value carries the versions its namespace and tags had before it was sent. When one of them was raised meanwhile it is
+written again: a value that is set after an invalidation must outlive it. Whatever is written drops the key's lease, so
+that a load that began before stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import ServerError
+from .effects import Command, Link, Plan, Send, Spawn
+from .found import judge
+from .keys import Namespace
+from .parts import TRIES, Asking, Parts, Version
+from .ports import Mark
+
+__all__ = ["Item", "Writes"]
+
+
+class Item(NamedTuple):
+    """A value on its way to the server."""
+
+    name: str
+    value: Any
+
+
+class Writes:
+    """The writes of one cache."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    # -- values
+
+    def set_many(
+        self,
+        link: Link,
+        site: Namespace,
+        items: Mapping[bytes, Item],
+        ttl_ms: int | None,
+        grace_ms: int = 0,
+        tags: Sequence[bytes] = (),
+    ) -> Plan[bool]:
+        """Store values; whether the server has all of them.
+
+        Raises:
+            CodecError: one cannot be encoded; then none is sent.
+        """
+        if not items:
+            return True
+        try:
+            self._outdated(items)
+            for _ in range(TRIES):
+                known = yield from self._parts.versions(link, site, tags)
+                if (yield from self._store(link, site, items, ttl_ms, grace_ms, tags, known)):
+                    self._parts.counters.sets += len(items)
+                    return True
+            return False
+        except ServerError as error:
+            return self._parts.failed(error, False)
+        finally:
+            self._parts.flights.detach(items)
+
+    def _store(
+        self,
+        link: Link,
+        site: Namespace,
+        items: Mapping[bytes, Item],
+        ttl_ms: int | None,
+        grace_ms: int,
+        tags: Sequence[bytes],
+        known: Mapping[bytes, Version],
+    ) -> Plan[bool]:
+        """Send them once; whether the versions they carry are still the current ones."""
+        parts = self._parts
+        versions = tags_of(site, tags, known)
+        now_ms, version = parts.now_ms(link), known[site.counter][0]
+        datas = {
+            key: parts.codec.encode(item.value, key, version, grace_ms, created_ms=now_ms, tags=versions)
+            for key, item in items.items()
+        }
+        storing = Storing(parts, link, site, {key: item.name for key, item in items.items()})
+        for key, data in datas.items():
+            storing.add(key, data, parts.remote.store(key, data, _physical(ttl_ms, grace_ms), read_back=storing.keeps))
+        checking = None if link.tracks else Asking(parts, link, known)
+        try:
+            replies = yield Send([*storing.commands, *(checking.commands if checking else ())], storing.parse)
+        except ServerError:
+            storing.give_up()
+            raise
+        for reply in replies:
+            parts.remote.check(reply)
+        if checking is None:
+            return all(link.counters.get(counter) == version for counter, version in known.items())
+        checking.parse(replies[len(storing.commands) :])
+        return checking.known == known
+
+    def delete(self, link: Link, site: Namespace, keys: Sequence[bytes]) -> Plan[int]:
+        """How many were valid and not expired."""
+        if not keys:
+            return 0
+        self._outdated(keys)
+        try:
+            known = yield from self._parts.versions(link, site, ())
+            command = self._parts.remote.delete(list(keys), known[site.counter][0])
+            removed: int = yield from self._write(keys, command)
+        except ServerError as error:
+            return self._parts.failed(error, 0)
+        finally:
+            self._parts.flights.detach(keys)
+        self._parts.counters.deletes += removed
+        return removed
+
+    def expire(self, link: Link, site: Namespace, key: bytes, ttl_ms: int | None) -> Plan[bool]:
+        """Give a value a new time to live; whether it was there, valid and not expired."""
+        self._outdated([key])
+        try:
+            known = yield from self._parts.versions(link, site, ())
+            return bool((yield from self._write([key], self._parts.remote.expire(key, known[site.counter][0], ttl_ms))))
+        except ServerError as error:
+            return self._parts.failed(error, False)
+        finally:
+            self._parts.flights.detach([key])
+
+    def _write(self, keys: Collection[bytes], command: Command) -> Plan[Any]:
+        """Send a command after which nothing that is known of these keys holds."""
+        near = self._parts.near
+        replies = yield Send([command], lambda _: near.wrote(keys, [*keys, *map(self._parts.remote.lease, keys)]))
+        return self._parts.remote.check(replies[0])
+
+    def _outdated(self, keys: Collection[bytes]) -> None:
+        self._parts.flights.detach(keys)
+        self._parts.near.drop(keys)
+
+    # -- counters
+
+    def clear(self, link: Link, site: Namespace, wait: bool) -> Plan[int | None]:
+        """Make every value of the namespace invalid at once, then remove them; how many were valid.
+
+        ``wait=False`` leaves the removing to the background and returns ``None``.
+        """
+        parts = self._parts
+        parts.flights.detach_namespace(site.head)
+        try:
+            ((before, now),) = yield from self._raise(link, [site.counter])
+            removing = self._remove(site, before, now)
+            if not wait:
+                yield Spawn(self._quietly(removing))
+                return None
+            return (yield from removing)
+        except ServerError as error:
+            return parts.failed(error, 0 if wait else None)
+        finally:
+            parts.flights.detach_namespace(site.head)
+
+    def raise_tags(self, link: Link, site: Namespace, tags: Collection[bytes], *, soft: bool) -> Plan[bool]:
+        """Make every value with one of the tags invalid, or only expired; whether the server has it."""
+        if not tags:
+            return True
+        try:
+            yield from self._raise(link, list(map(site.tag_counter, tags)), soft=soft)
+        except ServerError as error:
+            return self._parts.failed(error, False)
+        return True
+
+    def _raise(self, link: Link, counters: list[bytes], *, soft: bool = False) -> Plan[list[tuple[bytes, bytes]]]:
+        """Raise counters; for each what it was and what it is, as text."""
+        near, remote = self._parts.near, self._parts.remote
+        near.revoked(counters)
+        marks = [near.mark(counter) for counter in counters]
+        track = [remote.TRACK_NEXT] if link.tracks and not link.track_all else []
+        each = 1 + len(track)
+        commands = [command for counter in counters for command in (*track, remote.raise_counter(counter, soft=soft))]
+
+        def remember(replies: list[Any]) -> None:
+            for counter, mark, reply in zip(counters, marks, replies[each - 1 :: each], strict=True):
+                untainted = near.settle(counter, mark)
+                near.revoked([counter])
+                if untainted and link.tracks and isinstance(reply, list):
+                    near.learn(link, counter, near.mark(counter), remote.version(reply[1]))
+
+        try:
+            replies = yield Send(commands, remember)
+        except ServerError:
+            for counter, mark in zip(counters, marks, strict=True):
+                near.settle(counter, mark)
+            raise
+        return [tuple(remote.check(reply)) for reply in replies[each - 1 :: each]]
+
+    def _remove(self, site: Namespace, before: bytes, now: bytes) -> Plan[int]:
+        remote = self._parts.remote
+        cursor, counted = b"0", 0
+        while True:
+            reply = yield remote.scan(cursor, site.head)
+            cursor, keys = remote.check(reply)
+            if keys:
+                counted += remote.check((yield remote.remove_older(keys, before, now)))
+            if cursor == b"0":
+                self._parts.counters.deletes += counted
+                return counted
+
+    def _quietly(self, plan: Plan[int]) -> Plan[int]:
+        try:
+            return (yield from plan)
+        except ServerError as error:
+            # What stays behind is invalid already and goes with its TTL.
+            return self._parts.failed(error, 0)
+
+    def ping(self) -> Plan[str]:
+        """``PONG``.
+
+        Raises:
+            ServerError: the server does not answer.
+        """
+        reply = yield ("PING",)
+        answer = self._parts.remote.check(reply)
+        return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+
+class Storing:
+    """Commands that store values, and the hook that keeps near what the server took."""
+
+    def __init__(self, parts: Parts, link: Link, site: Namespace, names: Mapping[bytes, str]) -> None:
+        self._parts = parts
+        self._link = link
+        self._site = site
+        self._names = names
+        self._sent = parts.near.now()
+        self._marks: dict[bytes, Mark] = {}
+        self._datas: dict[bytes, tuple[bytes, int]] = {}  # the bytes, and where their reply is
+        self.keeps = parts.near.keeps and link.track_all
+        self.commands: list[Command] = []
+
+    def add(self, key: bytes, data: bytes, commands: list[Command]) -> None:
+        """The last command's reply tells the PTTL, or ``OK``."""
+        self._marks[key] = self._parts.near.mark(key)
+        self.commands += commands
+        self._datas[key] = (data, len(self.commands) - 1)
+
+    @property
+    def stored_keys(self) -> Collection[bytes]:
+        """The keys of which a value was added."""
+        return self._datas.keys()
+
+    def parse(self, replies: list[Any]) -> None:
+        """Called where the replies are parsed."""
+        parts, link, site = self._parts, self._link, self._site
+        parts.near.wrote((), [*self._datas, *map(parts.remote.lease, self._datas)])
+        for key, (data, place) in self._datas.items():
+            pttl = replies[place]
+            if not isinstance(pttl, int):
+                parts.near.settle(key, self._marks[key])
+                if pttl is not None:  # not read back, or refused: what the server holds is not known
+                    parts.near.drop([key])
+                continue
+            verdict = judge(parts.codec, site, key, data, pttl, link.counters)
+            if isinstance(verdict, list):
+                parts.near.settle(key, self._marks[key])
+                parts.near.drop([key])
+            else:
+                parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent)
+        self._settle()
+
+    def give_up(self) -> None:
+        """Whether anything was stored is not known."""
+        self._settle()
+        self._parts.near.drop(self._datas)
+
+    def _settle(self) -> None:
+        for key, mark in self._marks.items():
+            self._parts.near.settle(key, mark)
+
+
+def tags_of(site: Namespace, tags: Collection[bytes], known: Mapping[bytes, Version]) -> list[tuple[bytes, int]]:
+    """Tags and the versions that an entry made now carries."""
+    return [(tag, max(known[site.tag_counter(tag)])) for tag in tags]
+
+
+def _physical(ttl_ms: int | None, grace_ms: int) -> int | None:
+    return None if ttl_ms is None else ttl_ms + grace_ms
