@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("connections",),
     ("base",),
     ("driving",),
+    ("callkeys",),
     ("decorators",),
     ("cache", "aio"),
     ("services",),

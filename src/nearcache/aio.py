@@ -12,12 +12,12 @@ from .core.policy import LoadCall, LoadOptions, WriteCall, WriteOptions
 from .core.ttl import TTL
 from .driving import drive, result
 from .errors import ServerError
-from .sentinels import DEFAULT, Default, Miss
-from .tiers.memory import COPY
+from .sentinels import ABSENT, DEFAULT, Default, Miss
+from .tiers.entry import COPY
 
 if TYPE_CHECKING:
     from .cache import Cache
-    from .decorators import Cached
+    from .decorators import Cached, Invalidates
     from .settings import Settings
     from .write_behind import AsyncWriteBehind
 
@@ -32,9 +32,7 @@ class AsyncCache(CacheBase):
 
     Not connected when made: ``await cache.initialize(settings)``. Caches made by ``CacheServiceFactory`` are connected,
     and the same client, namespace and TTL give the same object.
-
     Reads do not raise when the server is away (they are misses), writes then return ``False`` or 0.
-    A hit does not yield to the event loop when it needs no server.
 
     Args:
         ttl: default time to live, in seconds or as a ``timedelta``; ``None`` for no expiry.
@@ -111,7 +109,7 @@ class AsyncCache(CacheBase):
             if entry is not None and entry.epoch == core.tier.epoch and core.now() < entry.quick_until:
                 value = entry.value
                 if value is COPY:
-                    value = entry.read()
+                    value = entry.copy()
                 if value.__class__ is not Miss:
                     core.counters.hits += 1
                     entry.hits = 1
@@ -295,6 +293,10 @@ class AsyncCache(CacheBase):
             WouldDeadlock: the loader asks for the very key it is loading.
         """
         core = self._core
+        if not options and namespace is None and type is None and not core.default.eager:
+            value = core.hit(key)
+            if value is not ABSENT:
+                return value
         link = core.client.link()
         plan = core.get_or_set(link, key, loader, ttl, namespace, type, options)
         return result(await drive(link, plan, core))
@@ -377,8 +379,7 @@ class AsyncCache(CacheBase):
     ) -> AsyncWriteBehind:
         """An object whose ``set(key, value)`` is readable at once and reaches ``writer(key, value)`` soon.
 
-        In order per key, retried with back-off, drained by ``disconnect_all()``. What is pending is in this
-        process's memory.
+        In order per key, retried, drained by ``disconnect_all()``. What is pending is in this process's memory.
         """
         from .write_behind import AsyncWriteBehind
 
@@ -390,3 +391,10 @@ class AsyncCache(CacheBase):
         from .decorators import Cached
 
         return Cached(self, self.sync())
+
+    @property
+    def invalidates(self) -> Invalidates:
+        """Decorate a function so that tags are invalidated when it has returned: ``@cache.invalidates(tags=[...])``."""
+        from .decorators import Invalidates
+
+        return Invalidates(self, self.sync())

@@ -21,8 +21,9 @@ from .core.stats import CacheStats, Counters
 from .core.ttl import TTL, milliseconds
 from .core.writes import Item, Writes
 from .errors import ConfigurationError, InvalidKey, NotInitialized
-from .sentinels import DEFAULT, Default
+from .sentinels import ABSENT, DEFAULT, Default, Miss
 from .tiers import remote
+from .tiers.entry import COPY
 from .tiers.memory import NearTier
 
 if TYPE_CHECKING:
@@ -127,6 +128,20 @@ class Core:
         if isinstance(keys, str):
             raise InvalidKey(f"several keys are a list of str, not one str: write [{keys!r:.60}]")
         return {key: namespace.key(key) for key in keys}
+
+    def hit(self, key: str) -> Any:
+        """The value when the near tier holds it, else ``ABSENT``: what ``get`` does, for other operations."""
+        entry = self.view.get(key) if key.__class__ is str else None
+        if entry is None or entry.epoch != self.tier.epoch or self.now() >= entry.quick_until:
+            return ABSENT
+        value = entry.value
+        if value is COPY:
+            value = entry.copy()
+            if value.__class__ is Miss:
+                return ABSENT
+        self.counters.hits += 1
+        entry.hits = 1
+        return value
 
     # The operations, from what a caller says to a plan.
 

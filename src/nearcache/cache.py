@@ -11,12 +11,12 @@ from .core.policy import LoadOptions, WriteOptions
 from .core.ttl import TTL
 from .driving import drive_in_thread, result
 from .errors import ServerError
-from .sentinels import DEFAULT, Default, Miss
-from .tiers.memory import COPY
+from .sentinels import ABSENT, DEFAULT, Default, Miss
+from .tiers.entry import COPY
 
 if TYPE_CHECKING:
     from .aio import AsyncCache
-    from .decorators import Cached
+    from .decorators import Cached, Invalidates
     from .settings import Settings
     from .write_behind import WriteBehind
 
@@ -79,7 +79,7 @@ class Cache(CacheBase):
             if entry is not None and entry.epoch == core.tier.epoch and core.now() < entry.quick_until:
                 value = entry.value
                 if value is COPY:
-                    value = entry.read()
+                    value = entry.copy()
                 if value.__class__ is not Miss:
                     core.counters.hits += 1
                     entry.hits = 1
@@ -210,6 +210,10 @@ class Cache(CacheBase):
     ) -> T:
         """The value; when there is none, what ``loader()`` gives, which is stored."""
         core = self._core
+        if not options and namespace is None and type is None and not core.default.eager:
+            value = core.hit(key)
+            if value is not ABSENT:
+                return value
         link = core.client.thread_link()
         plan = core.get_or_set(link, key, loader, ttl, namespace, type, options)
         return result(drive_in_thread(link, plan, core))
@@ -279,3 +283,10 @@ class Cache(CacheBase):
         from .decorators import Cached
 
         return Cached(self._async(), self)
+
+    @property
+    def invalidates(self) -> Invalidates:
+        """Decorate a function so that tags are invalidated when it has returned: ``@cache.invalidates(tags=[...])``."""
+        from .decorators import Invalidates
+
+        return Invalidates(self._async(), self)

@@ -25,20 +25,18 @@ from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
 from .tiers.memory import NearTier
 from .transport.driver import make_driver
-from .transport.hello import local_clock
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
+from .transport.no_link import NoLink
 from .transport.thread_lane import ThreadLane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import redis.asyncio
 
     from .settings import Settings
     from .transport.embedded import EmbeddedServer
     from .transport.endpoint import Endpoint
-    from .transport.wire import Command, Hook, Waiter, Wire
+    from .transport.wire import Wire
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -81,35 +79,8 @@ class ConnectionStatus(Record):
     last_error: str | None = None
 
 
-class _NoLink:
-    """Stands in for a lane that must not be used: every command fails at once."""
-
-    tracks = True
-    track_all = False
-
-    def __init__(self, error: Callable[[], Exception]) -> None:
-        self._error = error
-        self.counters: dict[bytes, tuple[int, int]] = {}
-        self.clock = local_clock()
-
-    def post(self, command: Command, waiter: Waiter) -> None:
-        waiter.set_exception(self._error())
-
-    def post_many(self, commands: Sequence[Command], waiter: Waiter, hook: Hook | None = None) -> None:
-        waiter.set_exception(self._error())
-
-    def request(self, command: Command) -> Any:
-        raise self._error()
-
-    def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
-        raise self._error()
-
-    def watch(self) -> None:
-        """Nothing will be pushed."""
-
-
-AsyncLink = Lane | MemoryLink | _NoLink
-ThreadLink = ThreadLane | MemoryLink | _NoLink
+AsyncLink = Lane | MemoryLink | NoLink
+ThreadLink = ThreadLane | MemoryLink | NoLink
 
 
 class Client:
@@ -152,7 +123,7 @@ class Client:
             self.near.attach(self._memory)
         self._embedded: EmbeddedServer | None = None
         self._driver: redis.asyncio.Redis | None = None
-        self._broken = _NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
+        self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
         self.open = True
         self._latency: float | None = None
         self._reconnects = 0

@@ -1,41 +1,89 @@
-"""``@cache.cached``: results of a function, by its arguments.
+"""[shell] ``@cache.cached``: results of a function, by its arguments; and ``@cache.invalidates``.
 
-Colour, key builder and policy are chosen once, when decorating. Keys never come from ``repr``: without a template an
-argument takes part as the codec encodes it, which tells ``1`` from ``"1"`` and refuses what has no stable form.
+Colour, key builder and policy are chosen once, when decorating. A hit that the near tier holds is looked up by the
+call's own arguments: no signature is bound and no key is built. Only arguments of a few built-in types take that way,
+always of the types of the first call, because ``1``, ``1.0`` and ``True`` are one key to a dictionary.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import string
-from collections.abc import Callable
-from datetime import date, time
-from decimal import Decimal
-from enum import Enum
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
-from urllib.parse import quote
-from uuid import UUID
+import typing
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-from .codec.values import dumps
+from .callkeys import MakeKey, default_key, is_async, render, template_key
+from .codec import Hint
 from .core.keys import Namespace
+from .core.policy import LoadOptions, Policy, make_policy
 from .core.ttl import TTL, milliseconds
-from .errors import CodecError, ConfigurationError, InvalidKey
-from .sentinels import DEFAULT, Default
+from .errors import ConfigurationError
+from .sentinels import DEFAULT, Default, Miss
+from .tiers.entry import COPY, Entry
 
 if TYPE_CHECKING:
     from .aio import AsyncCache
+    from .base import Core
     from .cache import Cache
 
-__all__ = ["Cached", "CachedFunction"]
+__all__ = ["Cached", "CachedFunction", "Invalidates"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
-_MakeKey = Callable[..., str]
+
+_QUICK = frozenset({str, bytes, int, bool, type(None)})  # exact types that are equal only to themselves
+
+
+class _Spec:
+    """What is decided when decorating."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        cache: AsyncCache | Cache,
+        make_key: MakeKey,
+        make_tags: Callable[..., list[str]] | None,
+        ttl: TTL | Default,
+        namespace: str | None,
+        options: LoadOptions,
+    ) -> None:
+        self.function = function
+        self.asynchronous = is_async(function)
+        self.cache = cache
+        self.core: Core = cache._core
+        self.make_key = make_key
+        self.make_tags = make_tags
+        self.namespace = namespace
+        self._ttl = ttl
+        self._given = options
+        # A value that may be renewed before it expires has to be looked at each time.
+        self.quick = not (options.get("early") or options.get("refresh_at", 1) < 1)
+
+    @functools.cached_property
+    def hint(self) -> Hint | None:
+        """The type of the function's results, by its annotation."""
+        try:
+            annotation = typing.get_type_hints(self.function).get("return")
+        except Exception:  # noqa: BLE001  # it names what is not there, or is no type: then there is no hint
+            return None
+        return None if annotation in (None, Any, type(None)) or isinstance(annotation, TypeVar) else Hint(annotation)
+
+    def options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keywords of ``get_or_set`` for one call."""
+        options: dict[str, Any] = dict(self._given)
+        if self.make_tags is not None:
+            options["tags"] = self.make_tags(*args, **kwargs)
+        return {**options, "ttl": self._ttl, "namespace": self.namespace, "type": self.hint}
+
+    def entry(self, key: str) -> Entry | None:
+        """What the near tier holds for a key, if this cache may read it."""
+        core = self.core
+        if not self.quick or core.view is not core.namespace.near:
+            return None
+        return core.tier.entry(core.in_namespace(self.namespace).key(key))
 
 
 class CachedFunction(Generic[P, T]):
@@ -45,30 +93,41 @@ class CachedFunction(Generic[P, T]):
         uncached: the function itself.
     """
 
-    def __init__(
-        self,
-        function: Callable[P, T],
-        make_key: _MakeKey,
-        call: Callable[..., Any],
-        delete: Callable[..., Any],
-    ) -> None:
-        self.uncached = function
-        self._make_key = make_key
-        self._call = call
-        self._delete = delete
-        functools.update_wrapper(self, function)
+    # In a slot, a call goes straight to the closure, without a method in between.
+    __slots__ = ("__call__", "__dict__", "__weakref__", "_instance", "_spec", "uncached")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        key = self._make_key(*args, **kwargs)
-        return self._call(key, functools.partial(self.uncached, *args, **kwargs))
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+            """The result for these arguments: the cached one, or a new one, which is cached."""
+
+    def __init__(self, function: Callable[P, T], spec: _Spec, instance: tuple[Any, ...] = ()) -> None:
+        self.uncached = function
+        self._spec = spec
+        self._instance = instance
+        self.__call__ = (_asynchronous if spec.asynchronous else _synchronous)(self, spec, spec.core)  # type: ignore[method-assign]
+        functools.update_wrapper(self, spec.function)
+        self.__wrapped__ = function  # what ``inspect.signature`` asks: bound, it has no ``self``
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        return self._spec.make_key(*self._instance, *args, **kwargs)
+
+    def _load(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: str, method: Callable[..., Any]) -> Any:
+        call = functools.partial(self.uncached, *args, **kwargs)
+        return method(key, call, **self._spec.options((*self._instance, *args), kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key the result for these arguments has."""
-        return self._make_key(*args, **kwargs)
+        return self._key(args, kwargs)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Remove the result for these arguments; for an ``async`` function, to be awaited. Whether it was there."""
-        return self._delete(self._make_key(*args, **kwargs))
+        return self._spec.cache.delete(self._key(args, kwargs), namespace=self._spec.namespace)
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function now and cache what it returns, whatever is cached."""
+        refreshed: T = self._load(args, kwargs, self._key(args, kwargs), self._spec.cache.refresh)
+        return refreshed
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
@@ -81,7 +140,105 @@ class CachedFunction(Generic[P, T]):
         if instance is None:
             return self
         bound = functools.partial(cast("Callable[..., Any]", self.uncached), instance)
-        return CachedFunction(bound, functools.partial(self._make_key, instance), self._call, self._delete)
+        return CachedFunction(bound, self._spec, (instance,))
+
+
+class _Hits:
+    """The near entries of one function by the arguments of its calls.
+
+    Attributes:
+        near: by positional arguments; the near tier removes what it drops.
+        kinds: the types of the arguments of all of them.
+        first: the type of the only argument, where there is one; then the quicker look at it is enough.
+    """
+
+    __slots__ = ("_spec", "first", "kinds", "near")
+
+    def __init__(self, spec: _Spec) -> None:
+        self._spec = spec
+        self.near: dict[Any, Entry] = {}
+        self.kinds: tuple[type, ...] | None = None
+        self.first: type | None = None
+
+    def remember(self, args: tuple[Any, ...], key: str) -> None:
+        """Let the next call with the same arguments find what the near tier holds."""
+        kinds = tuple(map(type, args))
+        if not _QUICK.issuperset(kinds):
+            return
+        if self.kinds is None:
+            self.kinds = kinds
+            self.first = kinds[0] if len(kinds) == 1 else None
+        entry = self._spec.entry(key) if kinds == self.kinds else None
+        if entry is None:
+            return
+        value = entry.read()
+        if value.__class__ is not Miss and Hint.suits(self._spec.hint, value, is_json=entry.envelope is None):
+            self._spec.core.tier.adopt(entry, self.near, args)
+
+
+def _synchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Callable[..., Any]:
+    hits = _Hits(spec)
+    near_entry = hits.near.get
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            entry = near_entry(args)
+        except TypeError:  # not hashable
+            entry = None
+        if (
+            entry is not None
+            and (args[0].__class__ is hits.first if hits.first else tuple(map(type, args)) == hits.kinds)
+            and not kwargs
+            and entry.epoch == core.tier.epoch
+            and core.now() < entry.quick_until
+        ):
+            value = entry.value
+            if value is COPY:
+                value = entry.copy()
+            if value.__class__ is not Miss:
+                core.counters.hits += 1
+                entry.hits = 1
+                return value
+        key = self._key(args, kwargs)
+        value = self._load(args, kwargs, key, spec.cache.get_or_set)
+        if not kwargs and not self._instance:
+            hits.remember(args, key)
+        return value
+
+    return call
+
+
+def _asynchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Callable[..., Any]:
+    """The same as a coroutine: one, from call to hit."""
+    hits = _Hits(spec)
+    near_entry = hits.near.get
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            entry = near_entry(args)
+        except TypeError:
+            entry = None
+        if (
+            entry is not None
+            and (args[0].__class__ is hits.first if hits.first else tuple(map(type, args)) == hits.kinds)
+            and not kwargs
+            and entry.epoch == core.tier.epoch
+            and core.now() < entry.quick_until
+        ):
+            value = entry.value
+            if value is COPY:
+                value = entry.copy()
+            if value.__class__ is not Miss:
+                core.counters.hits += 1
+                entry.hits = 1
+                return value
+        key = self._key(args, kwargs)
+        value = await self._load(args, kwargs, key, spec.cache.get_or_set)
+        if not kwargs and not self._instance:
+            hits.remember(args, key)
+        return value
+
+    return call
 
 
 class Cached:
@@ -95,7 +252,15 @@ class Cached:
     def __call__(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
     @overload
     def __call__(
-        self, function: None = ..., /, *, ttl: TTL | Default = ..., key: str | None = ..., namespace: str | None = ...
+        self,
+        function: None = ...,
+        /,
+        *,
+        ttl: TTL | Default = ...,
+        key: str | None = ...,
+        namespace: str | None = ...,
+        ignore: Collection[str] = ...,
+        **options: Unpack[LoadOptions],
     ) -> Callable[[Callable[P, T]], CachedFunction[P, T]]: ...
     def __call__(
         self,
@@ -105,6 +270,8 @@ class Cached:
         ttl: TTL | Default = DEFAULT,
         key: str | None = None,
         namespace: str | None = None,
+        ignore: Collection[str] = (),
+        **options: Unpack[LoadOptions],
     ) -> Any:
         """Cache the results of a synchronous or asynchronous function.
 
@@ -115,152 +282,77 @@ class Cached:
                 part as its text (``1`` and ``"1"`` share a key); made from module, name and all arguments when left
                 out. Functions that a loop or a factory makes share module and name: give each a key.
             namespace: another namespace of the same client.
+            ignore: names of parameters that do not take part in the key, such as ``["self", "session"]``.
+            options: those of ``get_or_set``; ``tags`` are templates like ``key``.
 
         Raises:
             ConfigurationError: the template names what is no parameter, or could give two lists of arguments one key;
                 or there is no template and the function has no name of its own.
             InvalidKey: at a call, an argument has no stable key; names it, and the remedy.
-            InvalidTTL, InvalidNamespace: as for ``set``.
+            InvalidTTL, InvalidNamespace, InvalidArgument: as for ``get_or_set``.
         """
-        if function is None:
-            return functools.partial(self._decorate, ttl, key, namespace)
-        return self._decorate(ttl, key, namespace, function)
 
-    def _decorate(
-        self, ttl: TTL | Default, key: str | None, namespace: str | None, function: Callable[..., Any], /
-    ) -> CachedFunction[..., Any]:
-        if not isinstance(ttl, Default):
-            milliseconds(ttl)
-        if namespace is not None:
-            Namespace(namespace)
-        cache = self._asynchronous if _is_async(function) else self._synchronous
-        make_key = _default_key(function) if key is None else _template_key(function, key)
-        get_or_set = functools.partial(cache.get_or_set, ttl=ttl, namespace=namespace)
-        delete = functools.partial(cache.delete, namespace=namespace)
-        return CachedFunction(function, make_key, get_or_set, delete)
+        def decorate(function: Callable[..., Any]) -> CachedFunction[..., Any]:
+            if not isinstance(ttl, Default):
+                milliseconds(ttl)
+            if namespace is not None:
+                Namespace(namespace)
+            if key is not None and ignore:
+                raise ConfigurationError("a key template names what takes part in the key: leave out ignore=")
+            rest, tags = _split(options)
+            make_policy(Policy(None), None, rest)
+            cache = self._asynchronous if is_async(function) else self._synchronous
+            make_key = default_key(function, ignore) if key is None else template_key(function, key)
+            spec = _Spec(function, cache, make_key, tags and render(function, tags), ttl, namespace, rest)
+            return CachedFunction(function, spec)
 
-
-def _is_async(function: Any) -> bool:
-    """Its colour. What cannot be cached, or only wrongly, is refused."""
-    if type(function) in (staticmethod, classmethod) or not callable(function):
-        raise ConfigurationError(
-            f"cached() decorates functions, not a {type(function).__name__}: put it under @staticmethod and "
-            "@classmethod, and give options by name, as in cached(key=...)"
-        )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(f"{_name(function)} is a generator, which is used up once read: return a list")
-    return any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
+        return decorate if function is None else decorate(function)
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", type(function).__qualname__)
+def _split(options: LoadOptions) -> tuple[LoadOptions, Any]:
+    """The options without the tags, and the tags."""
+    rest = cast("dict[str, Any]", {**options})
+    return cast("LoadOptions", rest), rest.pop("tags", None)
 
 
-def _template_key(function: Callable[..., Any], template: str) -> _MakeKey:
-    signature = inspect.signature(function)
-    names, escapes = _parse(template, signature, _name(function))
+class Invalidates:
+    """What ``cache.invalidates`` is: a decorator for functions that change what cached values were made from."""
 
-    def make_key(*args: Any, **kwargs: Any) -> str:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return template.format_map({name: _text(bound.arguments[name], name, function, escapes) for name in names})
+    def __init__(self, asynchronous: AsyncCache, synchronous: Cache) -> None:
+        self._asynchronous = asynchronous
+        self._synchronous = synchronous
 
-    return make_key
+    def __call__(
+        self, *, tags: Collection[str], namespace: str | None = None
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """Invalidate tags when the function has returned; when it raises, nothing is invalidated.
 
+        Args:
+            tags: templates over the function's parameters, such as ``["user:{user_id}"]``.
+            namespace: another namespace of the same client.
 
-# What ``quote`` leaves as it is, besides letters and digits.
-_UNQUOTED = " _.-~"
+        Raises:
+            ConfigurationError: a template names what is no parameter.
+        """
 
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            make_tags = render(function, tags)
+            if is_async(function):
 
-def _parse(template: str, signature: inspect.Signature, function: str) -> tuple[list[str], dict[str, str]]:
-    """The parameters a template names, and what has to be escaped in arguments, so that they stay apart.
+                @functools.wraps(function)
+                async def awaited(*args: Any, **kwargs: Any) -> Any:
+                    result = await function(*args, **kwargs)
+                    await self._asynchronous.invalidate_tags(*make_tags(*args, **kwargs), namespace=namespace)
+                    return result
 
-    Between two fields there has to be a character that no argument's text contains.
-    """
-    wrong = f"key={template!r} of {function}: "
-    try:
-        fields = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigurationError(f"{wrong}{error}; a template looks like 'user:{{user_id}}'") from None
-    names: list[str] = []
-    escapes: dict[str, str] = {}
-    between = ""
-    for literal, name, form, conversion in fields:
-        between += literal
-        if name is None:  # an escaped brace ends here
-            continue
-        if name not in signature.parameters:
-            known = ", ".join(signature.parameters) or "none"
-            raise ConfigurationError(f"{wrong}{name!r} is no parameter; it has {known}")
-        if form or conversion:
-            raise ConfigurationError(f"{wrong}{name!r} has a format or a conversion: a field is a parameter's name")
-        if names and all((char.isalnum() and char.isascii()) or char in _UNQUOTED + "%" for char in between):
-            separator = next((char for char in between if char in _UNQUOTED), None)
-            if separator is None:
-                raise ConfigurationError(f"{wrong}{names[-1]!r} and {name!r} run into each other: put a ':' between")
-            escapes[separator] = f"%{ord(separator):02X}"
-        names.append(name)
-        between = ""
-    return names, escapes
+                return awaited
 
+            @functools.wraps(function)
+            def called(*args: Any, **kwargs: Any) -> Any:
+                result = function(*args, **kwargs)
+                self._synchronous.invalidate_tags(*make_tags(*args, **kwargs), namespace=namespace)
+                return result
 
-def _text(value: Any, parameter: str, function: Callable[..., Any], escapes: dict[str, str]) -> str:
-    """An argument as part of a key: escaped, so that no two lists of arguments make the same key."""
-    if isinstance(value, Enum):
-        value = value.value
-    if value is None:
-        return "%None"  # no text looks like it when it is quoted
-    if not isinstance(value, (str, int, float, UUID, Decimal, date, time)):
-        raise _no_stable_key(parameter, value, function)
-    try:
-        text = quote(str(value), safe=" ", errors="surrogatepass")
-    except ValueError as error:  # an integer of more digits than Python prints
-        raise _no_stable_key(parameter, value, function) from error
-    for char, escape in escapes.items():
-        text = text.replace(char, escape)
-    return text
+            return called
 
-
-def _default_key(function: Callable[..., Any]) -> _MakeKey:
-    name = getattr(function, "__qualname__", "<none>")
-    if name.endswith(("<lambda>", "<none>")):
-        raise ConfigurationError(f"{type(function).__name__} {name} has no name to make keys from: give key='...'")
-    name = f"{function.__module__}.{name}"
-    signature = inspect.signature(function)
-
-    def make_key(*args: Any, **kwargs: Any) -> str:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        digest = blake2b(digest_size=16)
-        for parameter, value in bound.arguments.items():
-            try:
-                encoded = _stable(value)
-            except (CodecError, RecursionError) as error:
-                raise _no_stable_key(parameter, value, function) from error
-            digest.update(b"%d:%b%b" % (len(parameter), parameter.encode(), encoded))
-        return f"{name}:{digest.hexdigest()}"
-
-    return make_key
-
-
-def _stable(value: Any) -> bytes:
-    """Equal values give equal bytes, in every process: sets and dicts have no order. Tells its own length."""
-    kind = value.__class__
-    if kind is set or kind is frozenset:
-        parts = sorted(map(_stable, value))
-    elif kind is dict:
-        parts = sorted(_stable(key) + _stable(part) for key, part in value.items())
-    elif kind is list or kind is tuple:
-        parts = list(map(_stable, value))
-    else:
-        encoded = dumps(value)
-        return b"%d:%b" % (len(encoded), encoded)
-    body = b"".join(parts)
-    return b"%b%d:%b" % (kind.__name__.encode(), len(body), body)
-
-
-def _no_stable_key(parameter: str, value: object, function: Callable[..., Any]) -> InvalidKey:
-    return InvalidKey(
-        f"argument {parameter!r} of {_name(function)} is a {type(value).__name__}, which has no stable key: "
-        "pass an id instead, or give a template with key=..."
-    )
+        return decorate

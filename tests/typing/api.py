@@ -225,7 +225,7 @@ async def decorated(shop: Shop) -> None:
     name(1, 2)  # type: ignore[call-arg]
     await shop.price(7)  # type: ignore[arg-type]
     shop.price.key()  # type: ignore[call-arg]
-    cache.cached(tags=["a"])  # type: ignore[call-overload]
+    cache.cached(tags="a", colour=1)  # type: ignore[call-overload]
     cache.cached(ttl="60")  # type: ignore[call-overload]
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from nearcache import (
     AsyncCache,
     ConfigurationError,
+    InvalidArgument,
     InvalidKey,
     InvalidNamespace,
     InvalidTTL,
@@ -457,8 +458,14 @@ async def test_ttl_and_namespace(cache: AsyncCache) -> None:
         ({"ttl": "60"}, InvalidTTL),
         ({"namespace": ""}, InvalidNamespace),
         ({"namespace": 7}, InvalidNamespace),
-        ({"tags": ["a"]}, TypeError),
-        ({"grace": 60}, TypeError),
+        ({"tags": "a"}, ConfigurationError),
+        ({"tags": ["{nothing}"]}, ConfigurationError),
+        ({"tags": [7]}, ConfigurationError),
+        ({"grace": -1}, InvalidArgument),
+        ({"early": "yes"}, InvalidArgument),
+        ({"colour": "red"}, TypeError),
+        ({"ignore": ["nothing"]}, ConfigurationError),
+        ({"ignore": ["a"], "key": "{b}"}, ConfigurationError),
     ],
 )
 def test_a_wrong_option_is_refused_when_decorating(options: Any, error: type[Exception]) -> None:
@@ -497,3 +504,119 @@ def test_what_is_no_function_to_cache_is_refused(function: Any, reason: str) -> 
 
 def test_a_lambda_with_a_template_is_fine() -> None:
     assert cached(key="n:{n}")(make_lambda()).key(7) == "n:7"
+
+
+# -- hits that the near tier holds
+
+
+async def test_a_hit_makes_no_key_and_asks_nobody(cache: AsyncCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    @cache.cached(key="square:{n}")
+    async def square(n: int) -> int:
+        return n * n
+
+    assert [await square(3), await square(3)] == [9, 9]
+    monkeypatch.setattr(type(square), "_key", None)
+    assert await square(3) == 9
+    assert cache.get_stats().hits == 2
+
+
+async def test_arguments_that_are_equal_and_not_the_same_stay_apart(cache: AsyncCache) -> None:
+    @cache.cached
+    async def kind(value: Any) -> str:
+        return type(value).__name__
+
+    for _ in range(3):
+        assert [await kind(value) for value in (1, True, 1.0, Decimal(1), "1", b"1", None)] == [
+            *("int", "bool", "float", "Decimal", "str", "bytes", "NoneType")
+        ]
+
+
+async def test_nobody_can_change_what_others_get(cache: AsyncCache) -> None:
+    @cache.cached
+    async def document(n: int) -> dict[str, list[int]]:
+        return {"numbers": [n]}
+
+    for _ in range(3):
+        found = await document(1)
+        assert found == {"numbers": [1]}
+        found["numbers"].append(2)
+
+
+async def test_invalidating_refreshing_and_clearing_reach_the_hits(cache: AsyncCache) -> None:
+    calls = 0
+
+    @cache.cached(tags=["number:{n}"])
+    async def count(n: int) -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    assert [await count(1), await count(1)] == [1, 1]
+    assert await count.invalidate(1) is True
+    assert [await count(1), await count(1)] == [2, 2]
+    assert [await count.refresh(1), await count(1), await count(1)] == [3, 3, 3]
+    await cache.invalidate_tags("number:2")
+    assert await count(1) == 3
+    await cache.invalidate_tags("number:1")
+    assert [await count(1), await count(1)] == [4, 4]
+    await cache.clear()
+    assert [await count(1), await count(1)] == [5, 5]
+    assert await count.uncached(1) == 6
+
+
+async def test_what_changes_the_origin_invalidates_tags(cache: AsyncCache) -> None:
+    names = {1: "Ada"}
+
+    @cache.cached(tags=["user:{user_id}", "users"])
+    async def name(user_id: int) -> str:
+        return names[user_id]
+
+    @cache.invalidates(tags=["user:{user_id}"])
+    async def rename(user_id: int, new: str) -> str:
+        if not new:
+            raise ValueError(new)
+        names[user_id] = new
+        return new
+
+    assert await name(1) == "Ada"
+    names[1] = "not seen yet"
+    with pytest.raises(ValueError):
+        await rename(1, "")
+    assert await name(1) == "Ada"
+    assert await rename(1, new="Grace") == "Grace"
+    assert await name(1) == "Grace"
+
+    @cache.invalidates(tags=["users"])
+    def forget() -> None:
+        names[1] = "nobody"
+
+    await asyncio.to_thread(forget)
+    assert await name(1) == "nobody"
+
+
+async def test_ignored_parameters_take_no_part(cache: AsyncCache) -> None:
+    class Repository:
+        @cache.cached(ignore=["self", "session"])
+        async def load(self, session: object, n: int) -> int:
+            return n
+
+    assert await Repository().load(object(), 1) == await Repository().load(object(), 1) == 1
+    assert cache.get_stats().loads == 1
+
+
+async def test_the_annotation_builds_what_the_codec_alone_would_not(cache: AsyncCache) -> None:
+    """As when another service wrote JSON there: a date is text in it."""
+    plain = AsyncCache(60, "decorated", wire="json")
+    await plain.initialize(cache._core.client.settings)  # type: ignore[union-attr]
+
+    @plain.cached(key="day:{n}")
+    async def day(n: int) -> datetime:
+        return datetime(2026, 1, n, tzinfo=UTC)
+
+    @plain.cached(key="lies:{n}")
+    async def lies(n: int) -> int:
+        return str(n)  # type: ignore[return-value]
+
+    for _ in range(3):
+        assert await day(2) == datetime(2026, 1, 2, tzinfo=UTC)
+        assert await lies(2) == "2", "an annotation that is wrong breaks nothing"

@@ -31,11 +31,30 @@ from nearcache.codec.failures import Undecodable
 from nearcache.errors import InvalidArgument, ValueTooLarge
 from nearcache.sentinels import Miss
 
-__all__ = ["HEADER_SIZE", "MAX_HEAD", "NATURAL", "Codec", "Envelope", "Miss"]
+__all__ = ["HEADER_SIZE", "MAX_HEAD", "NATURAL", "Codec", "Envelope", "Hint", "Miss"]
 
+builtins_type: Final = type  # which the parameters of that name hide
 _unpack_lead: Final = struct.Struct(">I8xIQQ").unpack_from
 _PLAIN: Final = int.from_bytes(MAGIC + bytes([VERSION, 0, VALUES]), "big")
 _UNKNOWN_FLAGS: Final = 0xFF & ~(COMPRESSED | TAGGED)
+
+
+class Hint:
+    """A type that a value probably has: it is built where that is needed and possible, and nothing fails for it."""
+
+    __slots__ = ("plain", "type")
+
+    def __init__(self, type: Any) -> None:
+        self.type = type
+        self.plain = isinstance(type, builtins_type)
+
+    @staticmethod
+    def suits(hint: Hint | None, value: Any, *, is_json: bool) -> bool:
+        """Whether a value is what the hint asks for as it is, as far as it asks."""
+        if hint is None:
+            return True
+        # Native values have their types; of what stands in list[...], only JSON knows less than the hint.
+        return isinstance(value, hint.type) if hint.plain else not is_json
 
 
 class Codec:
@@ -147,10 +166,20 @@ class Codec:
         """The value in a payload, converted to ``type`` if given, or ``Miss.UNDECODABLE``. Never raises."""
         if payload.__class__ is Miss:
             return payload
+        if type.__class__ is Hint:
+            return Codec._load_hinted(payload, is_json, type)  # type: ignore[arg-type]
         try:
             return (wire_json if is_json else values).loads(payload, type)
         except Undecodable:
             return Miss.UNDECODABLE
+
+    @staticmethod
+    def _load_hinted(payload: bytes, is_json: bool, hint: Hint) -> Any:
+        value = Codec.load(payload, is_json)
+        if value.__class__ is not Miss and Hint.suits(hint, value, is_json=is_json):
+            return value
+        built = Codec.load(payload, is_json, hint.type)
+        return value if isinstance(built, Miss) else built
 
     @staticmethod
     def identity(raw: bytes | None) -> bytes:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     _Unpacker = Callable[[memoryview, Callable[[Any], Any]], Any]
 
-__all__ = ["dumps", "is_immutable", "loads"]
+__all__ = ["decode", "dumps", "is_immutable", "loads"]
 
 INT: Final = 1
 STR: Final = 2
@@ -97,7 +97,7 @@ def loads(payload: bytes | memoryview, type: Any = NATURAL) -> Any:
     """
     # Everything: the bytes may be anyone's, and hashing or converting what they say runs the user's classes.
     try:
-        natural = _decode_natural(payload)
+        natural = decode(payload)
     except Exception as error:
         if type is NATURAL:
             raise Undecodable(str(error)) from error
@@ -369,7 +369,7 @@ def _decoder(unpackers: dict[int, _Unpacker]) -> Callable[[Any], Any]:
     return decode
 
 
-_decode_natural: Final = _decoder({**_UNPACKERS, **{sort: _instance_unpacker(sort, put_together) for sort in _SORTS}})
+decode: Final = _decoder({**_UNPACKERS, **{sort: _instance_unpacker(sort, put_together) for sort in _SORTS}})
 _decode_plain: Final = _decoder(
     {
         **_UNPACKERS,

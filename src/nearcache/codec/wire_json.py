@@ -24,14 +24,14 @@ from nearcache.errors import CodecError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["dumps", "loads"]
+__all__ = ["decode", "dumps", "loads"]
 
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 _MAX_ARRAY_INDEX: Final = 2**32 - 2
 
 _NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
-_decode: Final = msgspec.json.decode
+decode: Final = msgspec.json.decode
 _quote: Final = msgspec.json.Encoder().encode
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -59,7 +59,7 @@ def loads(raw: bytes | memoryview, type: Any = NATURAL) -> Any:
         Undecodable: it is not JSON, or not of that type.
     """
     try:
-        return _decode(raw) if type is NATURAL else json_decoder(type)(bytes(raw))
+        return decode(raw) if type is NATURAL else json_decoder(type)(bytes(raw))
     except Exception as error:  # conversion runs the user's classes
         raise Undecodable(str(error)) from error
 

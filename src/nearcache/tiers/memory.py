@@ -35,30 +35,18 @@ from math import inf
 from time import monotonic
 from typing import Any, Final
 
-from ..codec import Codec
-from ..codec.values import dumps, is_immutable
+from ..codec.values import dumps
 from ..core.effects import Link
 from ..core.found import Found, validity
 from ..core.keys import Namespace
 from ..core.ports import Mark
 from ..sentinels import Miss
+from .entry import Entry
 from .eviction import Eviction
 
-__all__ = ["COPY", "Entry", "NearTier"]
+__all__ = ["NearTier"]
 
-_OVERHEAD: Final = 600  # bytes of an entry besides its payload: objects, and places in dictionaries
 _COUNTERS_PER_ENTRY: Final = 2  # how many counters may be known per near entry before unused ones are forgotten
-
-
-class _Copy:
-    """The type of ``COPY``."""
-
-    def __repr__(self) -> str:
-        return "<copy>"
-
-
-COPY: Final = _Copy()
-"""In the place of a value that each caller must get a copy of, or that nobody has read yet."""
 
 
 class _Mark:
@@ -97,53 +85,6 @@ class _Watch:
     def close(self) -> None:
         """Nobody waits any more. Idempotent."""
         self._near.unwatch(self, self._keys)
-
-
-class Entry:
-    """One value. Only ``hits``, ``epoch`` and ``value`` change after it was made."""
-
-    __slots__ = (
-        *("key", "name", "site", "size", "hits", "queue", "prev", "next"),
-        *("payload", "value", "envelope", "remaining_ms"),
-        *("epoch", "quick_until", "fresh_until", "dead_until", "known", "homes"),
-    )
-
-    def __init__(self, key: bytes, name: str, site: Namespace, found: Found, known: Any) -> None:
-        assert isinstance(found.payload, bytes)
-        self.key = key
-        self.name = name
-        self.site = site
-        self.payload: bytes | None = found.payload
-        self.envelope = found.envelope
-        self.size = len(found.payload) + len(key) + _OVERHEAD
-        self.hits = 0
-        self.value: Any = COPY
-        self.known: dict[bytes, tuple[int, int]] = known
-        self.homes: list[tuple[dict[Any, Any], Any]] = [(site.near, name)]
-        self.epoch = -1
-        self.quick_until = self.fresh_until = self.dead_until = 0.0
-
-    def read(self, type: Any = None) -> Any:
-        """The value, or ``Miss.UNDECODABLE``; whoever gets a value that can change gets one of his own."""
-        payload = self.payload
-        if payload is None:
-            if type is None or self.value.__class__ is type:
-                return self.value
-            return Codec.load(dumps(self.value), is_json=False, type=type)
-        is_json = self.envelope is None
-        value = Codec.load(payload, is_json, type)
-        if type is None and is_immutable(value):
-            self.value = value
-            if not is_json:
-                self.payload = None
-        return value
-
-    def same(self, found: Found) -> bool:
-        """Whether this is the very write that was found."""
-        mine, other = self.envelope, found.envelope
-        if mine is None or other is None:
-            return mine is other and self.payload == found.payload
-        return mine.write_id == other.write_id
 
 
 class NearTier:
