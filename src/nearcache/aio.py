@@ -106,13 +106,14 @@ class AsyncCache(CacheBase):
                 entry = core.view.get(key)
             except TypeError:  # not hashable, so no key: said further down
                 entry = None
-            if entry is not None and entry.epoch == core.tier.epoch and core.now() < entry.quick_until:
+            tier = core.tier
+            if entry is not None and entry.epoch == tier.epoch and core.now() < entry.quick_until:
                 value = entry.value
                 if value is COPY:
                     value = entry.copy()
                 if value.__class__ is not Miss:
                     core.counters.hits += 1
-                    entry.hits = 1
+                    entry.used = tier.stamp
                     return value
         link = core.client.link()
         site = core.namespace if namespace is None else core.client.namespace(namespace)
@@ -147,9 +148,8 @@ class AsyncCache(CacheBase):
 
     async def ttl(self, key: str, *, namespace: str | None = None) -> int:
         """Whole seconds left, rounded up; -1 without expiry, -2 without a value."""
-        core = self._core
-        link = core.client.link()
-        return await drive(link, core.remaining(link, key, namespace))
+        link = self._core.client.link()
+        return await drive(link, self._core.remaining(link, key, namespace))
 
     async def lookup(self, key: str, *, namespace: str | None = None, type: Any = None) -> Lookup:
         """The value, fresh or stale, with its state, age, remaining time, tier, and why. Counts as no read."""

@@ -140,7 +140,7 @@ class Core:
             if value.__class__ is Miss:
                 return ABSENT
         self.counters.hits += 1
-        entry.hits = 1
+        entry.used = self.tier.stamp
         return value
 
     # The operations, from what a caller says to a plan.

@@ -76,13 +76,14 @@ class Cache(CacheBase):
                 entry = core.view.get(key)
             except TypeError:  # not hashable, so no key: said further down
                 entry = None
-            if entry is not None and entry.epoch == core.tier.epoch and core.now() < entry.quick_until:
+            tier = core.tier
+            if entry is not None and entry.epoch == tier.epoch and core.now() < entry.quick_until:
                 value = entry.value
                 if value is COPY:
                     value = entry.copy()
                 if value.__class__ is not Miss:
                     core.counters.hits += 1
-                    entry.hits = 1
+                    entry.used = tier.stamp
                     return value
         link = core.client.thread_link()
         site = core.namespace if namespace is None else core.client.namespace(namespace)

@@ -182,7 +182,9 @@ class Client:
             if loop in self._lanes:
                 return self._lanes[loop]
             for other in [other for other in self._lanes if other.is_closed()]:
-                self.near.detach(self._lanes.pop(other))
+                lane = self._lanes.pop(other)
+                self.near.lost(lane)
+                self.near.detach(lane)
             settings = self.settings
             lane = self._lanes[loop] = Lane(
                 loop,

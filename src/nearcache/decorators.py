@@ -189,7 +189,7 @@ def _synchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Cal
             entry is not None
             and (args[0].__class__ is hits.first if hits.first else tuple(map(type, args)) == hits.kinds)
             and not kwargs
-            and entry.epoch == core.tier.epoch
+            and entry.epoch == (tier := core.tier).epoch
             and core.now() < entry.quick_until
         ):
             value = entry.value
@@ -197,7 +197,7 @@ def _synchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Cal
                 value = entry.copy()
             if value.__class__ is not Miss:
                 core.counters.hits += 1
-                entry.hits = 1
+                entry.used = tier.stamp
                 return value
         key = self._key(args, kwargs)
         value = self._load(args, kwargs, key, spec.cache.get_or_set)
@@ -222,7 +222,7 @@ def _asynchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Ca
             entry is not None
             and (args[0].__class__ is hits.first if hits.first else tuple(map(type, args)) == hits.kinds)
             and not kwargs
-            and entry.epoch == core.tier.epoch
+            and entry.epoch == (tier := core.tier).epoch
             and core.now() < entry.quick_until
         ):
             value = entry.value
@@ -230,7 +230,7 @@ def _asynchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Ca
                 value = entry.copy()
             if value.__class__ is not Miss:
                 core.counters.hits += 1
-                entry.hits = 1
+                entry.used = tier.stamp
                 return value
         key = self._key(args, kwargs)
         value = await self._load(args, kwargs, key, spec.cache.get_or_set)

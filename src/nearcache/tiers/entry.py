@@ -31,11 +31,11 @@ COPY: Final = _Copy()
 class Entry:
     """One value.
 
-    A hit is ``value``, or ``copy()`` where that is ``COPY``. Besides them ``hits`` and ``epoch`` change.
+    A hit is ``value``, or ``copy()`` where that is ``COPY``. Besides them ``used`` and ``epoch`` change.
     """
 
     __slots__ = (
-        *("key", "name", "site", "size", "hits", "queue", "prev", "next"),
+        *("key", "name", "site", "size", "used", "filed", "rank"),
         *("payload", "value", "decode", "envelope"),
         *("epoch", "quick_until", "fresh_until", "dead_until", "known", "homes"),
     )
@@ -48,7 +48,8 @@ class Entry:
         self.payload: bytes | None = found.payload
         self.envelope = found.envelope
         self.size = len(found.payload) + len(key) + _OVERHEAD
-        self.hits = 0
+        self.used = self.filed = 0
+        self.rank = -1
         self.value: Any = COPY
         self.decode: Callable[[bytes], Any] = self._first
         self.known: dict[bytes, tuple[int, int]] = known

@@ -33,7 +33,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from math import inf
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..codec.values import dumps
 from ..core.effects import Link
@@ -109,7 +109,8 @@ class NearTier:
         self._most_counters = max(1000, _COUNTERS_PER_ENTRY * entries)
         self._lock = threading.Lock()
         self._entries: dict[bytes, Entry] = {}
-        self._eviction: Any = Eviction(entries, size)
+        self._eviction = Eviction(entries, size)
+        self.stamp = self._eviction.now  # what a hit writes into its entry
         self._marks: dict[bytes, Mark] = {}
         self._watches: dict[bytes, list[_Watch]] = {}
         self._links: list[Link] = []
@@ -346,7 +347,8 @@ class NearTier:
         for home, name in entry.homes:
             home[name] = entry
         for evicted in self._eviction.add(entry):
-            self._unlink(evicted)
+            self._unlink(cast("Entry", evicted))
+        self.stamp = self._eviction.now
 
     def _remove(self, entry: Entry) -> None:
         self._eviction.remove(entry)

@@ -30,14 +30,15 @@ _Bytes = bytes | None
 class _Stored:
     """A value, when it expires, and what the eviction keeps of it."""
 
-    __slots__ = ("expires", "hits", "key", "next", "prev", "queue", "size", "value")
+    __slots__ = ("expires", "filed", "key", "rank", "size", "used", "value")
 
     def __init__(self, key: bytes, value: bytes, expires: float | None) -> None:
         self.key = key
         self.value = value
         self.expires = expires
         self.size = len(key) + len(value) + _OVERHEAD
-        self.hits = 0
+        self.used = self.filed = 0
+        self.rank = -1
 
 
 class MemoryStore:
@@ -54,7 +55,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._entries: dict[bytes, _Stored] = {}
         self._side: dict[bytes, _Stored] = {}  # counters and leases: evicting one would do harm
-        self._eviction: Any = Eviction(entries, size)
+        self._eviction = Eviction(entries, size)
         self._writes = 0
         self._links: weakref.WeakSet[MemoryLink] = weakref.WeakSet()
         self._commands: dict[str | bytes | int | float, Callable[..., Any]] = {
@@ -139,8 +140,7 @@ class MemoryStore:
             self._remove(stored)
             self._evicted.append(key)
             return None
-        if stored.hits < 3:
-            stored.hits += 1
+        stored.used = self._eviction.now
         return stored.value
 
     def _set(self, key: bytes, value: bytes, px: str = "", ms: int | None = None) -> bytes:
@@ -157,9 +157,9 @@ class MemoryStore:
         table[key] = stored
         self._changed.append(key)
         if table is self._entries:
-            for other in self._eviction.add(stored):
-                self._entries.pop(other.key, None)
-                self._evicted.append(other.key)
+            for gone in self._eviction.add(stored):
+                self._entries.pop(gone.key, None)
+                self._evicted.append(gone.key)
         return b"OK"
 
     def _remove(self, stored: _Stored) -> None:
