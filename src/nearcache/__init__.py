@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from .connections import MultiRedisConnectionManager as MultiRedisConnectionManager
     from .connections import RedisClientType as RedisClientType
     from .connections import get_multi_redis_connection_manager as get_multi_redis_connection_manager
+    from .core.found import Lookup as Lookup
+    from .core.found import State as State
     from .core.keys import sanitize_key as sanitize_key
+    from .core.loading import CurrentLoad as CurrentLoad
+    from .core.loading import current_load as current_load
+    from .core.policy import LoadOptions as LoadOptions
+    from .core.policy import WriteOptions as WriteOptions
     from .core.stats import CacheStats as CacheStats
     from .errors import CodecError as CodecError
     from .errors import CommandRefused as CommandRefused
@@ -61,7 +67,10 @@ _HOMES = {
         "RedisClientType",
         "get_multi_redis_connection_manager",
     ],
+    "core.found": ["Lookup", "State"],
     "core.keys": ["sanitize_key"],
+    "core.loading": ["CurrentLoad", "current_load"],
+    "core.policy": ["LoadOptions", "WriteOptions"],
     "core.stats": ["CacheStats"],
     "errors": [
         "CodecError",
