@@ -231,9 +231,11 @@ class Loads:
             watch = near.watch([*names, *map(parts.remote.lease, names)])
             try:
                 identities = {key: parts.codec.identity(found.raw) for key, found in seen.items()}
+                # Who has nothing to serve meanwhile need not wait for the time after which to try again.
+                takes = {key: parts.remote.RETRY for key, found in seen.items() if job.forced or not found.stale}
                 try:
                     elected, fill.known = yield from elect(
-                        parts, self._holder, link, site, names, identities, dead, tags, fill.token, lease_ms
+                        parts, self._holder, link, site, names, identities, takes | dead, tags, fill.token, lease_ms
                     )
                 except ServerError as error:
                     parts.failed(error, None)
