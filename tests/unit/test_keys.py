@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nearcache import InvalidKey, InvalidNamespace, sanitize_key
+from nearcache import InvalidArgument, InvalidKey, InvalidNamespace, sanitize_key
 from nearcache.core.keys import MAX_KEY, Namespace
 
 TEXT = st.text(st.characters(), min_size=1, max_size=60) | st.text("ab:._-~/ *", min_size=1, max_size=8)
@@ -66,9 +66,24 @@ def test_a_namespace_head_is_no_beginning_of_anothers_keys(space: str, other: st
     assert Namespace(space).key(key).startswith(Namespace(space).head)
 
 
-@given(TEXT, TEXT, TEXT)
-def test_nothing_a_caller_types_names_a_counter(space: str, other: str, key: str) -> None:
-    assert Namespace(other).key(key) != Namespace(space).counter
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_nothing_a_caller_types_names_a_counter(space: str, other: str, key: str, tag: str) -> None:
+    site = Namespace(space)
+    assert Namespace(other).key(key) not in {site.counter, site.tag_counter(site.tag(tag))}
+
+
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_no_two_pairs_share_a_tag_counter(space: str, tag: str, other_space: str, other_tag: str) -> None:
+    assume((space, tag) != (other_space, other_tag))
+    site, other = Namespace(space), Namespace(other_space)
+    assert site.tag_counter(site.tag(tag)) not in {other.tag_counter(other.tag(other_tag)), other.counter}
+
+
+@given(TEXT)
+def test_a_tag_fits_into_an_envelope_and_is_itself_when_it_can_be(tag: str) -> None:
+    stored = Namespace("app").tag(tag)
+    assert len(stored) <= MAX_KEY + 33 <= 255
+    assert (stored == tag.encode("utf-8", "surrogatepass")) == bool(re.fullmatch(r"[A-Za-z0-9:._-]{1,200}", tag))
 
 
 @given(TEXT, TEXT)
@@ -89,3 +104,9 @@ def test_what_is_no_key(key: object) -> None:
 def test_what_is_no_namespace(name: object) -> None:
     with pytest.raises(InvalidNamespace, match="must"):
         Namespace(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tag", ["", None, 5, b"x"])
+def test_what_is_no_tag(tag: object) -> None:
+    with pytest.raises(InvalidArgument, match="must"):
+        Namespace("app").tag(tag)  # type: ignore[arg-type]

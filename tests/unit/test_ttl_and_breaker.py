@@ -36,9 +36,9 @@ def test_what_is_no_ttl(ttl: object) -> None:
         milliseconds(ttl)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("pttl", "seconds"), [(-2, -2), (-1, -1), (0, 1), (1, 1), (1000, 1), (1001, 2)])
-def test_remaining_seconds_round_up(pttl: int, seconds: int) -> None:
-    assert remaining_seconds(pttl) == seconds
+@pytest.mark.parametrize(("ms", "seconds"), [(None, -1), (0, 1), (1, 1), (1000, 1), (1001, 2)])
+def test_remaining_seconds_round_up(ms: int | None, seconds: int) -> None:
+    assert remaining_seconds(ms) == seconds
 
 
 def test_breaker_opens_after_failures_in_a_row_lets_one_probe_through_and_closes_again() -> None:
