@@ -74,6 +74,7 @@ def test_a_load_longer_than_there_is_room_for_took_the_longest() -> None:
     assert (head.created_ms, head.load_ms) == (9, 0xFFFF)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**63),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nearcache import InvalidArgument, InvalidKey, InvalidNamespace, sanitize_key
@@ -34,6 +34,7 @@ def test_sanitize_key(key: str, sanitized: str) -> None:
     assert sanitize_key(key) == sanitized
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_sanitized_keys_are_in_the_alphabet_and_stay_as_they_are(key: str) -> None:
     sanitized = sanitize_key(key)
@@ -51,12 +52,14 @@ def test_changed_keys_carry_a_digest() -> None:
     assert re.fullmatch(rb"app:user_123_script~[0-9a-f]{32}", stored)
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT, TEXT, TEXT)
 def test_no_two_pairs_share_a_stored_key(space: str, key: str, other_space: str, other_key: str) -> None:
     assume((space, key) != (other_space, other_key))
     assert Namespace(space).key(key) != Namespace(other_space).key(other_key)
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT, TEXT)
 def test_a_namespace_head_is_no_beginning_of_anothers_keys(space: str, other: str, key: str) -> None:
     """``clear`` removes whatever begins with the head."""
@@ -66,12 +69,14 @@ def test_a_namespace_head_is_no_beginning_of_anothers_keys(space: str, other: st
     assert Namespace(space).key(key).startswith(Namespace(space).head)
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT, TEXT, TEXT)
 def test_nothing_a_caller_types_names_a_counter(space: str, other: str, key: str, tag: str) -> None:
     site = Namespace(space)
     assert Namespace(other).key(key) not in {site.counter, site.tag_counter(site.tag(tag))}
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT, TEXT, TEXT)
 def test_no_two_pairs_share_a_tag_counter(space: str, tag: str, other_space: str, other_tag: str) -> None:
     assume((space, tag) != (other_space, other_tag))
@@ -79,6 +84,7 @@ def test_no_two_pairs_share_a_tag_counter(space: str, tag: str, other_space: str
     assert site.tag_counter(site.tag(tag)) not in {other.tag_counter(other.tag(other_tag)), other.counter}
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_a_tag_fits_into_an_envelope_and_is_itself_when_it_can_be(tag: str) -> None:
     stored = Namespace("app").tag(tag)
@@ -86,6 +92,7 @@ def test_a_tag_fits_into_an_envelope_and_is_itself_when_it_can_be(tag: str) -> N
     assert (stored == tag.encode("utf-8", "surrogatepass")) == bool(re.fullmatch(r"[A-Za-z0-9:._-]{1,200}", tag))
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT)
 def test_stored_keys_have_no_character_that_means_something_to_scan(space: str, key: str) -> None:
     assert len(Namespace(space).key(key)) <= 2 * (MAX_KEY + 33) + 1
