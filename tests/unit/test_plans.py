@@ -422,6 +422,19 @@ def test_a_detached_flight_gives_back_its_lease_stores_nothing_and_still_lands()
     assert end(plan, None) == Outcome("loaded")
 
 
+def test_a_value_of_a_newer_format_is_not_overwritten_by_a_fill() -> None:
+    bench = Bench(Link(version=7))
+    newer = b"\xc1\x63" + b"\x00" * 40
+    plan = bench.get_or_set()
+    loading = lead(plan, next(plan), newer, -1)
+    election = next(loading)
+    assert election.commands[1][5] == b"", "the server does not give the lease to whoever has not seen what is there"
+    assert isinstance(reply(loading, election, b"OK", elected(bench, newer, exists=True)), Load)
+    assert end(loading, Outcome("loaded")) is None, "no write"
+    next(plan)
+    assert end(plan, None) == Outcome("loaded")
+
+
 def test_a_leader_that_is_closed_leaves_nobody_waiting() -> None:
     bench = Bench(Link(version=7))
     _, loading = load_until_fill(bench)

@@ -230,7 +230,11 @@ class Loads:
             fill = Fill(parts, link, site, flights, job, tags, self._holder)
             watch = near.watch([*names, *map(parts.remote.lease, names)])
             try:
-                identities = {key: parts.codec.identity(found.raw) for key, found in seen.items()}
+                # Of a newer format nothing is seen: what is there then counts as changed, and is not replaced.
+                identities = {
+                    key: b"" if found.miss is Miss.FOREIGN else parts.codec.identity(found.raw)
+                    for key, found in seen.items()
+                }
                 # Who has nothing to serve meanwhile need not wait for the time after which to try again.
                 takes = {key: parts.remote.RETRY for key, found in seen.items() if job.forced or not found.stale}
                 try:
