@@ -358,6 +358,25 @@ def test_a_write_of_which_nothing_is_known_leaves_nothing_near() -> None:
     assert not bench.near._marks
 
 
+@pytest.mark.parametrize("failure", [CommandTimeout("late"), CommandRefused("OOM")])
+def test_a_write_that_fails_leaves_nothing_near_that_was_read_before_it_was_sent(failure: Exception) -> None:
+    """The read lies between what the write forgot first and the write itself, so nothing taints it."""
+    bench = Bench(Link(track_all=True))
+    writing = bench.set()
+    versions = next(writing)
+    reading = bench.get()
+    read = next(reading)
+    storing = reply(writing, versions, b"7")
+    finish(reading, read, bench.raw("old"), -1, b"7")
+    assert bench.near.find(KEY, SITE) is not None
+    if isinstance(failure, CommandRefused):
+        assert finish(writing, storing, failure) is False
+    else:
+        with pytest.raises(StopIteration):
+            writing.throw(failure)
+    assert bench.near.left_over(KEY) is None
+
+
 # -- loads
 
 
@@ -409,6 +428,15 @@ def test_a_fill_replaces_only_what_was_there_before_the_load() -> None:
     (fill,) = loading.send(Outcome("loaded")).commands
     assert fill[:5] == ("EVAL", remote.FILL, 2, KEY, remote.lease(KEY))
     assert fill[6] == bench.codec.identity(old)
+
+
+def test_a_value_that_is_gone_by_the_election_is_not_what_the_fill_replaces() -> None:
+    bench = Bench(Link(version=8))
+    plan = bench.get_or_set()
+    loading = lead(plan, next(plan), bench.raw("old"), -1)
+    reply(loading, next(loading), b"OK", elected(bench, exists=False))
+    (fill,) = loading.send(Outcome("loaded")).commands
+    assert fill[6] == b""
 
 
 def test_a_detached_flight_gives_back_its_lease_stores_nothing_and_still_lands() -> None:
@@ -502,6 +530,27 @@ def test_when_the_server_cannot_be_asked_the_loader_is_called_and_nothing_is_sto
     assert end(leading.plan, Outcome("loaded")) is None
     next(plan)
     assert end(plan, None) == Outcome("loaded")
+
+
+def test_after_somebodys_failure_a_load_without_a_stale_value_runs_alone() -> None:
+    bench = Bench(Link(version=7))
+    plan = bench.get_or_set()
+    loading = lead(plan, next(plan), None, -2)
+    assert isinstance(reply(loading, next(loading), b"OK", [0, None, -2, remote.RETRY, 0, b"1"]), Load)
+    assert end(loading, Outcome("loaded")) is None, "no write"
+
+
+def test_a_value_of_another_type_does_not_stand_in_for_a_load_that_failed() -> None:
+    bench = Bench(Link(version=7))
+    policy = Policy(MINUTE)
+    plan = bench.loads.get_or_set(bench.link, SITE, "key", KEY, lambda: 1, policy, int, near=True)
+    loading = lead(plan, next(plan), bench.raw("text"), -1)
+    reply(loading, next(loading), b"OK", elected(bench, exists=True))
+    error = ValueError()
+    loading.send(Outcome(error=error))
+    end(loading, [1])
+    next(plan)
+    assert end(plan, None).error is error
 
 
 def test_the_loser_of_an_election_sleeps_until_the_lease_or_the_value_changes() -> None:
