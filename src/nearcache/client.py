@@ -102,7 +102,8 @@ class Client:
         self.endpoint = endpoint
         self.settings = settings
         self.flights = Flights()
-        self.breaker = Breaker(settings.breaker_failures, settings.breaker_reset, clock().monotonic)
+        self.clock = clock()
+        self.breaker = Breaker(settings.breaker_failures, settings.breaker_reset, self.clock.monotonic)
         self._namespaces: dict[str, Namespace] = {}
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._lock = threading.Lock()
@@ -112,10 +113,10 @@ class Client:
             settings.near_bytes,
             settings.near_ttl,
             keeps=settings.near_enabled,
-            now=clock().monotonic,
+            now=self.clock.monotonic,
         )
         self.near.on_revoked = self.flights.detach
-        self.holder = Holder(settings.prefix, clock().monotonic)
+        self.holder = Holder(settings.prefix, self.clock.monotonic)
         self._memory: MemoryLink | None = None
         if endpoint.kind == "memory":
             store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)

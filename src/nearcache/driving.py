@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .client import Client
 from .core.effects import Command, Effect, Lead, Load, Outcome, Plan, Send, Sleep, Spawn, Wait
 from .core.loading import current
 from .errors import InvalidArgument, LoadError, LoadTimeout, ServerError, WouldDeadlock
@@ -19,6 +20,7 @@ from .errors import InvalidArgument, LoadError, LoadTimeout, ServerError, WouldD
 if TYPE_CHECKING:
     from .base import Core
     from .client import AsyncLink, ThreadLink
+    from .core.clock import Timer
 
 __all__ = ["drive", "drive_in_thread", "result"]
 
@@ -33,6 +35,12 @@ def result(outcome: Outcome) -> Any:
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
+
+
+def _timer(core: Core) -> Timer | None:
+    """How to wait for the time of the cache's client; None for real time."""
+    client = core.client
+    return client.clock.after if isinstance(client, Client) else None
 
 
 # -- on an event loop
@@ -75,11 +83,11 @@ async def drive(link: AsyncLink, plan: Plan[T], core: Core | None = None) -> T:
 async def _carry_out(effect: Effect, loop: asyncio.AbstractEventLoop, link: AsyncLink, core: Core) -> Any:
     """The rarer effects."""
     if isinstance(effect, Load):
-        return await _load(effect, loop, link)
+        return await _load(effect, loop, link, _timer(core))
     if isinstance(effect, Wait):
         return await _wait(effect, loop, core)
     if isinstance(effect, Sleep):
-        return await _until(effect.watch.when_fired, effect.timeout, loop)
+        return await _until(effect.watch.when_fired, effect.timeout, loop, _timer(core))
     assert isinstance(effect, Lead | Spawn)
     if isinstance(effect, Lead):
         for flight in effect.flights:
@@ -90,20 +98,22 @@ async def _carry_out(effect: Effect, loop: asyncio.AbstractEventLoop, link: Asyn
     return None
 
 
-async def _load(effect: Load, loop: asyncio.AbstractEventLoop, link: AsyncLink) -> Outcome:
+async def _load(effect: Load, loop: asyncio.AbstractEventLoop, link: AsyncLink, timer: Timer | None) -> Outcome:
     token = current.set(effect.load) if effect.load is not None else None
-    beating: list[asyncio.TimerHandle] = []
+    cancels: dict[str, Callable[[], None]] = {}
 
     def beat(send: Callable[[], list[Command]]) -> None:
         waiter = loop.create_future()
         waiter.add_done_callback(_heard)
         link.post_many(send(), waiter)
-        beating[:] = [loop.call_later(_BEAT, beat, send)]
+        cancels["beat"] = _after(_BEAT, partial(beat, send), loop, timer)
 
     if effect.alive is not None:
-        beating.append(loop.call_later(_BEAT, beat, effect.alive))
+        cancels["beat"] = _after(_BEAT, partial(beat, effect.alive), loop, timer)
     try:
-        async with asyncio.timeout(effect.timeout) as limit:
+        async with asyncio.timeout(None) as limit:
+            if effect.timeout is not None:
+                cancels["limit"] = _after(effect.timeout, partial(_expire, limit, loop), loop, timer)
             value = effect.call()
             return Outcome(await value if inspect.isawaitable(value) else value)
     except TimeoutError as error:
@@ -120,8 +130,13 @@ async def _load(effect: Load, loop: asyncio.AbstractEventLoop, link: AsyncLink) 
     finally:
         if token is not None:
             current.reset(token)
-        for handle in beating:
-            handle.cancel()
+        for cancel in cancels.values():
+            cancel()
+
+
+def _expire(limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(RuntimeError):  # over already: another thread let the time pass
+        limit.reschedule(loop.time())
 
 
 def _heard(waiter: asyncio.Future[Any]) -> None:
@@ -129,8 +144,29 @@ def _heard(waiter: asyncio.Future[Any]) -> None:
         waiter.exception()  # a beat that was lost is followed by others
 
 
+def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Call something on that loop: at once if this is it."""
+    if asyncio._get_running_loop() is loop:
+        call()
+    else:
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(call)
+
+
+def _after(
+    seconds: float, call: Callable[[], None], loop: asyncio.AbstractEventLoop, timer: Timer | None
+) -> Callable[[], None]:
+    """Call something on that loop when so many seconds have passed; what is returned prevents that."""
+    if timer is None:
+        return loop.call_later(seconds, call).cancel
+    return timer(seconds, partial(_on_loop, loop, call))
+
+
 async def _until(
-    when: Callable[[Callable[[], None]], None], seconds: float | None, loop: asyncio.AbstractEventLoop
+    when: Callable[[Callable[[], None]], None],
+    seconds: float | None,
+    loop: asyncio.AbstractEventLoop,
+    timer: Timer | None = None,
 ) -> None:
     """Wait until whoever is given a waker calls it, from whatever thread, or until the time is over."""
     future = loop.create_future()
@@ -139,22 +175,15 @@ async def _until(
         if not future.done():
             future.set_result(None)
 
-    def waker() -> None:
-        if asyncio._get_running_loop() is loop:
-            wake()
-        else:
-            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(wake)
-
-    when(waker)
+    when(partial(_on_loop, loop, wake))
     if seconds is None:
         await future
         return
-    timer = loop.call_later(seconds, wake)
+    cancel = _after(seconds, wake, loop, timer)
     try:
         await future
     finally:
-        timer.cancel()
+        cancel()
 
 
 async def _wait(effect: Wait, loop: asyncio.AbstractEventLoop, core: Core) -> None:
@@ -162,9 +191,9 @@ async def _wait(effect: Wait, loop: asyncio.AbstractEventLoop, core: Core) -> No
     if flight.landed:
         return
     if flight.loop is loop or effect.timeout is not None:
-        await _until(flight.when_landed, effect.timeout, loop)
+        await _until(flight.when_landed, effect.timeout, loop, _timer(core))
         return
-    # Led elsewhere: by a thread, or by a loop that may close under it.
+    # Led elsewhere: by a thread, or by a loop that may close under it. That takes real time, whatever the clock.
     deadline = loop.time() + effect.limit + _STRANDED_CHECK
     while not flight.landed:
         await _until(flight.when_landed, _STRANDED_CHECK, loop)
@@ -207,11 +236,11 @@ def drive_in_thread(link: ThreadLink, plan: Plan[T], core: Core | None = None) -
 def _carry_out_in_thread(effect: Effect, link: ThreadLink, core: Core) -> Any:
     """The rarer effects."""
     if isinstance(effect, Load):
-        return _load_in_thread(effect, link)
+        return _load_in_thread(effect, link, _timer(core))
     if isinstance(effect, Wait):
         return _wait_in_thread(effect, core)
     if isinstance(effect, Sleep):
-        return _sleep_in_thread(effect, link)
+        return _sleep_in_thread(effect, link, _timer(core))
     if isinstance(effect, Lead) and not effect.background:
         return drive_in_thread(link, effect.plan, core)
     assert isinstance(effect, Lead | Spawn)
@@ -222,11 +251,15 @@ def _carry_out_in_thread(effect: Effect, link: ThreadLink, core: Core) -> Any:
     return None
 
 
-def _load_in_thread(effect: Load, link: ThreadLink) -> Outcome:
+def _load_in_thread(effect: Load, link: ThreadLink, timer: Timer | None) -> Outcome:
     token = current.set(effect.load) if effect.load is not None else None
     done = threading.Event()
     if effect.alive is not None:
-        beats.join(done, partial(_beat_in_thread, link, effect.alive))
+        beat = partial(_beat_in_thread, link, effect.alive)
+        if timer is None:
+            beats.join(done, beat)
+        else:
+            timer(_BEAT, partial(_beat_again, timer, done, beat))
     try:
         value = effect.call()
     except Exception as error:
@@ -244,6 +277,12 @@ def _load_in_thread(effect: Load, link: ThreadLink) -> Outcome:
 def _beat_in_thread(link: ThreadLink, send: Callable[[], list[Command]]) -> None:
     with suppress(ServerError):
         link.request_many(send())
+
+
+def _beat_again(timer: Timer, done: threading.Event, beat: Callable[[], None]) -> None:
+    if not done.is_set():
+        beat()
+        timer(_BEAT, partial(_beat_again, timer, done, beat))
 
 
 class _Beats:
@@ -285,11 +324,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=beats.forget)
 
 
-def _sleep_in_thread(effect: Sleep, link: ThreadLink) -> None:
+def _sleep_in_thread(effect: Sleep, link: ThreadLink, timer: Timer | None) -> None:
     link.watch()  # between commands nobody else reads what the server pushes
     fired = threading.Event()
     effect.watch.when_fired(fired.set)
-    fired.wait(effect.timeout)
+    _wait_for(fired, effect.timeout, timer)
+
+
+def _wait_for(event: threading.Event, seconds: float, timer: Timer | None) -> None:
+    """Wait until an event is set, or until the time is over."""
+    if timer is None:
+        event.wait(seconds)
+        return
+    cancel = timer(seconds, event.set)
+    try:
+        event.wait()
+    finally:
+        cancel()
 
 
 def _wait_in_thread(effect: Wait, core: Core) -> None:
@@ -304,7 +355,7 @@ def _wait_in_thread(effect: Wait, core: Core) -> None:
     landed = threading.Event()
     flight.when_landed(landed.set)
     if effect.timeout is not None:
-        landed.wait(effect.timeout)
+        _wait_for(landed, effect.timeout, _timer(core))
         return
     waited = 0.0
     while not landed.wait(_STRANDED_CHECK):

@@ -6,14 +6,24 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Clock", "clock", "use"]
+__all__ = ["Clock", "Timer", "clock", "use"]
+
+Timer = Callable[[float, Callable[[], None]], Callable[[], None]]
+"""Calls a function once, from whatever thread, when so many seconds have passed; what it returns prevents that."""
 
 
 class Clock(NamedTuple):
-    """``monotonic``: seconds that never go back; ``wall``: seconds since the epoch."""
+    """Where what is made while it is in force has its time from.
+
+    Attributes:
+        monotonic: seconds that never go back.
+        wall: seconds since the epoch.
+        after: how to wait for it; None for real time, which event loops and locks can wait for by themselves.
+    """
 
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    after: Timer | None = None
 
 
 _clock = Clock()

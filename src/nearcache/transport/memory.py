@@ -318,14 +318,18 @@ class MemoryLink:
         """What others write is told at once."""
 
 
-_stores: dict[tuple[str, int], MemoryStore] = {}
+_stores: dict[tuple[str, int, Clock], MemoryStore] = {}
 _stores_lock = threading.Lock()
 
 
 def get_store(name: str, db: int, entries: int, size: int) -> MemoryStore:
-    """The store of that name and database in this process; the bounds are those it was first asked for with."""
+    """The store of that name and database in this process; the bounds are those it was first asked for with.
+
+    Under another clock it is another store: its values could not end in time for both.
+    """
     with _stores_lock:
-        store = _stores.get((name, db))
+        place = (name, db, clock())
+        store = _stores.get(place)
         if store is None:
-            store = _stores[name, db] = MemoryStore(clock(), entries, size)
+            store = _stores[place] = MemoryStore(clock(), entries, size)
         return store
