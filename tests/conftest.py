@@ -10,6 +10,8 @@ import pytest
 
 from .servers import ValkeyServer
 
+pytest_plugins = ["nearcache.testing.fixtures"]
+
 _PREFIXES = ("REDIS_", "QUEUE_REDIS_", "NEARCACHE_")
 _INTEGRATION = Path(__file__).parent / "integration"
 
