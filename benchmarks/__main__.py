@@ -1,4 +1,4 @@
-"""``python -m benchmarks remote|sync``: see ``docs/benchmarks.md``."""
+"""``python -m benchmarks NAME``: see ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,36 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from . import remote, sync
-from .report import Report
+from . import coherence, remote, sync
+
+
+class Result(Protocol):
+    """What a benchmark returns. ``exit_code`` is there where a run can fail."""
+
+    def print(self) -> None: ...
+    def write_json(self, path: Path) -> None: ...
 
 
 class Benchmark(NamedTuple):
+    """Attributes: an option whose default is None, or that has no choices, is not offered."""
+
     about: str
-    run: Callable[[argparse.Namespace], Report]
+    run: Callable[[argparse.Namespace], Result]
     choices: dict[str, tuple[str, ...]]
-    seconds: float
+    seconds: float | None
+    # Many short rounds: a median of them forgets the ones in which the machine did something else.
+    rounds: int | None = 7
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
 BENCHMARKS = {
     "remote": Benchmark("GET and SET on an event loop, 1 to 128 tasks", remote.run, remote.CHOICES, 0.15),
     "sync": Benchmark("GET and SET from 1 to 16 threads", sync.run, sync.CHOICES, 0.25),
+    "coherence": Benchmark(
+        "a checker: no stale value, whatever fails", coherence.run, {}, 30, None, coherence.add_arguments
+    ),
 }
 
 
@@ -31,22 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, benchmark in BENCHMARKS.items():
         command = commands.add_parser(name, help=benchmark.about, description=benchmark.about)
         command.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
-        # Many short rounds: a median of them forgets the ones in which the machine did something else.
-        command.add_argument("--rounds", type=_positive(int), default=7, help="default %(default)s")
-        command.add_argument(
-            "--seconds",
-            type=_positive(float),
-            default=benchmark.seconds,
-            help="per cell and round, default %(default)s",
-        )
-        command.add_argument(
-            "--only",
-            type=lambda words: words.split(","),
-            default=[],
-            metavar="WORD,…",
-            help="of each kind what is named: " + "; ".join(map(" ".join, benchmark.choices.values())),
-        )
-        command.add_argument("--anywhere", action="store_true", help="let server and clients share the processors")
+        if benchmark.rounds is not None:
+            command.add_argument("--rounds", type=_positive(int), default=benchmark.rounds, help="default %(default)s")
+        if benchmark.seconds is not None:
+            command.add_argument(
+                "--seconds",
+                type=_positive(float),
+                default=benchmark.seconds,
+                help=f"{'in all' if benchmark.rounds is None else 'per cell and round'}, default %(default)s",
+            )
+        if benchmark.choices:
+            command.add_argument(
+                "--only",
+                type=lambda words: words.split(","),
+                default=[],
+                metavar="WORD,…",
+                help="of each kind what is named: " + "; ".join(map(" ".join, benchmark.choices.values())),
+            )
+            command.add_argument("--anywhere", action="store_true", help="let server and clients share the processors")
+        benchmark.add_arguments(command)
     arguments = parser.parse_args(argv)
     try:
         report = BENCHMARKS[arguments.benchmark].run(arguments)
@@ -55,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.print()
     if arguments.json:
         report.write_json(arguments.json)
-    return 0
+    return getattr(report, "exit_code", 0)
 
 
 def _positive(kind: type[int | float]) -> Callable[[str], float]:

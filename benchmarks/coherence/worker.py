@@ -1,0 +1,150 @@
+"""One process of a run: event loops and threads full of actors, told what to do through a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from typing import Any
+
+from nearcache import Settings, get_multi_redis_connection_manager
+
+from .actors import WRITES, Reader, Writer, block_now_and_then, check
+from .fronts import Caches, LoopFront, ThreadFront, in_one_step
+from .keys import FRONTS, SHARED, Config, keys_of
+from .ledger import Ledger, Table
+
+__all__ = ["COMMAND_TIMEOUT", "main", "sabotage"]
+
+COMMAND_TIMEOUT = 0.3  # seconds; pauses of the server are shorter and longer
+_READERS = {"asyncio": 5, "uvloop": 5, "threads": 2}
+_SABOTAGE = {"marks": "ignore_marks", "pushes": "drop_pushes", "taint": "keep_tainted"}
+
+
+def sabotage(name: str) -> None:
+    """Switch off the safety of that name in this process.
+
+    Raises:
+        LookupError: this version of nearcache cannot.
+    """
+    try:
+        from nearcache import testing  # type: ignore[attr-defined,unused-ignore]
+
+        switch: Callable[[], object] = getattr(testing, _SABOTAGE[name])
+    except (ImportError, AttributeError):
+        raise LookupError(f"--break {name}: nearcache.testing.{_SABOTAGE[name]} is not there in this version") from None
+    switch()
+
+
+def main(config: Config, process: int, pipe: Connection) -> None:
+    """Answer what the conductor says until it says no more."""
+    logging.getLogger("nearcache").setLevel(logging.CRITICAL)  # losing connections is what this is about
+    try:
+        if config.sabotage is not None:
+            sabotage(config.sabotage)
+        worker = _Worker(config, process)
+    except Exception as error:  # noqa: BLE001  # the conductor says what was wrong
+        pipe.send(error)
+        return
+    pipe.send(None)
+    try:
+        while (order := pipe.recv()) is not None:
+            method, *arguments = order
+            pipe.send(getattr(worker, method)(*arguments))
+        worker.close()
+    except EOFError:
+        pass  # the conductor is gone: so are we, with our threads, which are daemons
+
+
+class _Worker:
+    def __init__(self, config: Config, process: int) -> None:
+        self._config = config
+        self._process = process
+        self._keys = keys_of(config)
+        self._caches = Caches(SHARED)
+        self._table = Table(config.table, config.keys, tuple(WRITES))
+        self._ledger = Ledger(process, self._table, self._keys, self._caches.errors)
+        self._loops = {name: loop for name in FRONTS if name != "threads" and (loop := _loop(name))}
+        self._fronts: dict[str, LoopFront | ThreadFront] = {
+            name: LoopFront(self._caches, name) if name in self._loops else ThreadFront(self._caches, name)
+            for name in FRONTS
+        }
+        self._counts = Counter[str]()
+        settings = Settings(
+            redis_url=config.url, command_timeout=COMMAND_TIMEOUT, breaker_reset=0.2, _env_file=None
+        )
+        for loop in self._loops.values():
+            for cache in self._caches.each():
+                asyncio.run_coroutine_threadsafe(cache.initialize(settings), loop).result(10)
+
+    def run(self, seconds: float, turn: int) -> dict[str, int]:
+        """Let the actors act; what they did."""
+        end = time.monotonic() + seconds
+
+        def stopping() -> bool:
+            return time.monotonic() > end
+
+        rng = random.Random(f"{self._config.seed} {self._process} {turn}")
+        actors: list[tuple[str, Reader | Writer]] = []
+        for front in FRONTS:
+            number = self._process * len(FRONTS) + FRONTS.index(front)
+            common = (self._fronts[front], self._ledger, self._keys)
+            actors.append((front, Writer(f"{front} writer", *common, rng.randrange(2**32), number)))
+            for each in range(_READERS[front]):
+                actors.append((front, Reader(f"{front} reader {each}", *common, rng.randrange(2**32))))
+        running = [self._start(front, lambda actor=actor: actor.work(stopping)) for front, actor in actors]
+        blocks = [
+            self._start(front, lambda: block_now_and_then(rng.randrange(2**32), stopping))
+            for front in self._loops
+            if "block" in self._config.faults
+        ]
+        for future in running:
+            future.result()
+        counts = sum((actor.counts for _, actor in actors), Counter[str]())
+        counts["block"] = sum(block.result() for block in blocks)
+        return dict(counts)
+
+    def check(self, patience: float) -> tuple[dict[str, int], list[Any]]:
+        """All is at rest; everything that was ever found wrong here, counted and in detail."""
+        for front in FRONTS:
+            self._start(front, lambda: check(self._fronts[front], self._ledger, self._keys, patience)).result()
+        return dict(self._ledger.found), self._ledger.violations
+
+    def _start(self, front: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
+        if front in self._loops:
+            return asyncio.run_coroutine_threadsafe(work(), self._loops[front])
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(in_one_step(work()))
+            except BaseException as error:  # noqa: BLE001  # handed on to who waits
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return done
+
+    def close(self) -> None:
+        get_multi_redis_connection_manager().close()
+        for loop in self._loops.values():
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def _loop(name: str) -> asyncio.AbstractEventLoop:
+    """A loop that runs in a thread of its own; asyncio's where there is no uvloop."""
+    loop = asyncio.new_event_loop()
+    if name == "uvloop":
+        try:
+            import uvloop
+
+            loop = uvloop.new_event_loop()
+        except ImportError:
+            pass
+    threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
+    return loop
