@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: test demo lint types wheel bench clean
+.PHONY: test demo lint types wheel bench coherence clean
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.dev
@@ -34,6 +34,10 @@ wheel: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(or $(ARGS),remote)
+
+# Ten minutes; fails where a reader saw a value from the past.
+coherence: $(VENV)/.dev
+	$(BIN)/python -m benchmarks coherence $(or $(ARGS),--seconds 600)
 
 clean:
 	rm -rf $(VENV) .demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

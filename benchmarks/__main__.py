@@ -19,7 +19,7 @@ class Result(Protocol):
 
 
 class Benchmark(NamedTuple):
-    """Attributes: an option whose default is None, or that has no choices, is not offered."""
+    """Attributes: an option whose default is None is not offered; ``apart``: it may keep server and clients apart."""
 
     about: str
     run: Callable[[argparse.Namespace], Result]
@@ -27,6 +27,7 @@ class Benchmark(NamedTuple):
     seconds: float | None
     # Many short rounds: a median of them forgets the ones in which the machine did something else.
     rounds: int | None = 7
+    apart: bool = True
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
@@ -34,7 +35,13 @@ BENCHMARKS = {
     "remote": Benchmark("GET and SET on an event loop, 1 to 128 tasks", remote.run, remote.CHOICES, 0.15),
     "sync": Benchmark("GET and SET from 1 to 16 threads", sync.run, sync.CHOICES, 0.25),
     "coherence": Benchmark(
-        "a checker: no stale value, whatever fails", coherence.run, {}, 30, None, coherence.add_arguments
+        "a checker: no value from the past, whatever fails",
+        coherence.run,
+        coherence.CHOICES,
+        seconds=30,
+        rounds=None,
+        apart=False,
+        add_arguments=coherence.add_arguments,
     ),
 }
 
@@ -62,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 metavar="WORD,…",
                 help="of each kind what is named: " + "; ".join(map(" ".join, benchmark.choices.values())),
             )
+        if benchmark.apart:
             command.add_argument("--anywhere", action="store_true", help="let server and clients share the processors")
         benchmark.add_arguments(command)
     arguments = parser.parse_args(argv)

@@ -14,14 +14,15 @@ mistake shows up as a wrong value.
 
 *Who.* Four processes; in each two event loops (asyncio, and uvloop where installed) with several reading tasks and a
 writing one, and threads that read and write; all with ``near=True`` and ``near=False`` caches on one client. Half of
-the keys are read with the near tier only, because other reads could repair what is wrong. Every few milliseconds another
-key is hot, the same one for everybody, so that writes meet reads.
+the keys are read with the near tier only, because other reads could repair what is wrong. Every few milliseconds
+another key is hot, the same one for everybody, so that writes meet reads.
 
 *Faults*, each by its own name: ``kill`` (``CLIENT KILL`` of one or all connections of nearcache), ``pause`` (``CLIENT
-PAUSE`` for 50 to 800 ms), ``stop`` (``SIGSTOP`` of the server for as long), ``block`` (``time.sleep`` on an event loop).
-The deadline of a command is 300 ms, so some of the pauses exceed it and some do not.
+PAUSE`` for 50 to 800 ms), ``stop`` (``SIGSTOP`` of the server for as long), ``block`` (``time.sleep`` on an event
+loop). The deadline of a command is 300 ms, so some of the pauses exceed it and some do not.
 
-*Rounds.* Every five seconds the faults end, the writers finish, and every cache of every process is asked for every key.
+*Rounds.* Every five seconds the faults end, the writers finish, and every cache of every process is asked for every
+key.
 
 What is a violation
 ===================
@@ -45,24 +46,25 @@ Let a read of key *k* in process *P* begin at *s*, end at *e*, and return versio
    that keeps nothing would never be wrong.
 6. ``not acknowledged``: a write failed for 20 seconds on end.
 
-One kind of read does not raise the floor (it is held against it, though). When the server cannot be asked, ``get_or_set``
-goes to the origin and returns what nobody stored, perhaps the version in flight; the cache, back again, may rightly
-answer with the settled one. So a version that a loader *of this process* gave counts only when the process's
-``errors`` have not changed since the call that loaded it began. Whatever came from the cache always counts.
+One kind of read does not raise the floor (it is held against it, though). When the server cannot be asked,
+``get_or_set`` goes to the origin and returns what nobody stored, perhaps the version in flight; the cache, back again,
+may rightly answer with the settled one. So a version that a loader *of this process* gave counts only when the
+process's ``errors`` have not changed since the call that loaded it began. Whatever came from the cache always counts.
 
 Not promised, hence not checked: how soon a write in one process is seen in another while there are faults. The number
 of reads ``behind`` (older than what was acknowledged when they ended) shows that writes and reads do meet.
 
 Reads and writes of the table are of single, aligned 8-byte words: one machine instruction each. The clock of the time
-lines is ``CLOCK_MONOTONIC``, which all processes share. The seed decides which operations each actor does, in which order;
-which key is hot when they come to it, and how they interleave, is the machine's affair.
+lines is ``CLOCK_MONOTONIC``, which all processes share. The seed decides which operations each actor does, in which
+order; which key is hot when they come to it, and how they interleave, is the machine's affair.
 
 *Does it notice?* ``--break marks``, ``--break pushes`` and ``--break taint`` switch a safety of nearcache off in the
-workers: each must make it fail.
+workers: each must make it fail. *Does it cry wolf?* ``NEARCACHE_NEAR_ENABLED=false`` and ``--only
+get,get_many`` leave reads that the server answers one by one: with all faults there must be no violation.
 """
 
 from __future__ import annotations
 
-from .conductor import add_arguments, run
+from .conductor import CHOICES, add_arguments, run
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["CHOICES", "add_arguments", "run"]

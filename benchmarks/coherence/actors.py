@@ -17,8 +17,10 @@ from .fronts import TAGS, Front
 from .keys import SHARED, Key, value_of
 from .ledger import MISS, Ledger
 
-__all__ = ["WRITES", "OriginAway", "Reader", "Writer", "block_now_and_then", "check"]
+__all__ = ["READS", "WRITES", "OriginAway", "Reader", "Writer", "block_now_and_then", "check"]
 
+READS = {"get": 45, "get_many": 10, "get_or_set": 30, "cached": 15}
+"""The reads, and how often each is chosen."""
 _HOT = 4_000_000  # nanoseconds that a key is hot
 _GIVE_UP = 20.0  # seconds of failing on end
 _SLACK = 0.01  # seconds: the server counts milliseconds, and not exactly
@@ -56,8 +58,8 @@ class _Actor:
             version = self.ledger.table.origin(key)
             self.ledger.loaded(key, version, _errors_at_call.get())
             self.counts["load"] += 1
-            if (slow := self.rng.random()) < 0.5:
-                await self.front.pause(0.06 * slow**3 / 0.125)  # up to 60 ms, mostly short
+            if self.rng.random() < 0.3:
+                await self.front.pause(0.06 * self.rng.random() ** 3)  # up to 60 ms, mostly short
             return value_of(key, version)
 
         return self.front.loader(load)
@@ -72,16 +74,23 @@ class _Actor:
 
 
 class Reader(_Actor):
-    """Reads in bursts until told to stop."""
+    """Reads in bursts until told to stop; ``chosen`` names the operations it may use."""
+
+    def __init__(
+        self, name: str, front: Front, ledger: Ledger, keys: list[Key], seed: int, chosen: tuple[str, ...]
+    ) -> None:
+        super().__init__(name, front, ledger, keys, seed)
+        self._operations = [name for name in READS if name in chosen]
+        self._weights = [READS[name] for name in self._operations]
 
     async def work(self, stopping: Callable[[], bool]) -> None:
         while not stopping():
-            for _ in range(self.rng.randint(1, 8)):
+            for _ in range(self.rng.randint(1, 24)):
                 await self.read()
-            await self.front.pause(self.rng.expovariate(1 / 0.003))
+            await self.front.pause(self.rng.expovariate(1 / 0.002))
 
     async def read(self) -> None:
-        operation = self.rng.choices(("get", "get_many", "get_or_set", "cached"), (45, 10, 30, 15))[0]
+        operation = self.rng.choices(self._operations, self._weights)[0]
         key = self.hot() if self.rng.random() < 0.75 else self.rng.choice(self.keys)
         if operation == "get_many":
             await self.read_many(key)
@@ -167,16 +176,27 @@ class Writer(_Actor):
     """Writes the keys it was given, each version once, and each until it is acknowledged.
 
     Args:
-        number: of the writer; ``keys`` are everybody's.
+        keys: everybody's.
+        chosen: the operations it may use.
+        number: which writer it is.
     """
 
-    def __init__(self, name: str, front: Front, ledger: Ledger, keys: list[Key], seed: int, number: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        front: Front,
+        ledger: Ledger,
+        keys: list[Key],
+        seed: int,
+        chosen: tuple[str, ...],
+        number: int,
+    ) -> None:
         super().__init__(name, front, ledger, keys, seed)
         self.own = [key for key in keys if key.writer == number]
         self.shared = [key for key in self.own if key.namespace == SHARED]
         self.cleared = [key for key in self.own if key.namespace != SHARED]
         self._expiring: dict[Key, tuple[float, int]] = {}
-        self._operations = [name for name in WRITES if TAGS or "tags" not in name]
+        self._operations = [name for name in WRITES if name in chosen and (TAGS or "tags" not in name)]
         self._weights = [WRITES[name] for name in self._operations]
 
     async def work(self, stopping: Callable[[], bool]) -> None:
@@ -244,7 +264,7 @@ class Writer(_Actor):
             return 1
 
     async def _write(self, operation: str, versions: dict[Key, int]) -> bool:
-        """Whether the server has it. Where ``False`` also means *was not there*, a strict cache raises for a failure."""
+        """Whether the server has it. Where ``False`` could mean *was not there*, a strict cache raises instead."""
         strict, lenient = self.front.strict, self.front.near
         key = next(iter(versions))
         values = {each.name: value_of(each, version) for each, version in versions.items()}
@@ -284,7 +304,7 @@ async def block_now_and_then(seed: int, stopping: Callable[[], bool]) -> int:
 
 
 async def check(front: Front, ledger: Ledger, keys: list[Key], patience: float) -> None:
-    """All is at rest: every key, through every cache, has to be the origin's, ``patience`` seconds from now at the latest.
+    """All is at rest: every key, through every cache, has to be the origin's, within ``patience`` seconds.
 
     A value that is not yet the origin's is asked for again until then; that each answer is at least what the process
     knew before is checked all the time.
@@ -309,7 +329,13 @@ async def check(front: Front, ledger: Ledger, keys: list[Key], patience: float) 
 
 
 async def _until(
-    front: Front, ledger: Ledger, key: Key, label: str, call: Callable[[], Any], wanted: set[int | None], deadline: float
+    front: Front,
+    ledger: Ledger,
+    key: Key,
+    label: str,
+    call: Callable[[], Any],
+    wanted: set[int | None],
+    deadline: float,
 ) -> None:
     name = f"check on {front.name}"
     while True:

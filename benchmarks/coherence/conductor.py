@@ -9,26 +9,28 @@ import multiprocessing
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..report import environment
+from ..report import environment, select
 from ..server import running_server
 from . import worker
-from .actors import WRITES
+from .actors import READS, WRITES
 from .faults import Faults
 from .fronts import TAGS
 from .keys import FAULTS, PROCESSES, SABOTAGES, Config
 from .ledger import Table, Violation
 
-__all__ = ["Findings", "add_arguments", "run"]
+__all__ = ["CHOICES", "Findings", "add_arguments", "run"]
+
+CHOICES: dict[str, tuple[str, ...]] = {"read": tuple(READS), "write": tuple(WRITES)}
 
 _ROUND = 5.0  # seconds
 _PATIENCE = (2.0, 0.2)  # seconds; a second look finds what arrives after the first
 _ANSWER = 60.0  # seconds a process has to finish what it was told
 _SHOWN = 20
-_READS = ("get", "get_many", "get_or_set", "cached")
 _NOTES = ("load", "cancelled", "retry", "miss", "behind")
 _PACKAGES = ("nearcache", "hiredis", "msgspec", "uvloop")
 
@@ -65,11 +67,12 @@ class Findings:
             write(f"  {name:12} {what}")
         if not TAGS:
             write(f"  {'tags':12} not checked: this version has none")
-        write(f"\n{'operations':18}" + "".join(f"{f'process {each}':>12}" for each in range(PROCESSES)) + f"{'all':>12}")
-        for name in (*_READS, *WRITES, *_NOTES):
+        columns = [*(f"process {each}" for each in range(PROCESSES)), "all"]
+        write(f"\n{'operations':18}" + "".join(f"{column:>12}" for column in columns))
+        for name in (*READS, *WRITES, *_NOTES):
             row = [counts[name] for counts in self.operations]
             write(f"  {name:16}" + "".join(f"{count:12,}" for count in (*row, sum(row))))
-        reads, writes = (sum(each[name] for each in self.operations for name in names) for names in (_READS, WRITES))
+        reads, writes = (sum(each[name] for each in self.operations for name in names) for names in (READS, WRITES))
         rate = (reads + writes) / self.seconds
         write(f"\n{reads:,} reads and {writes:,} writes, {rate:,.0f}/s; the server saw {self.commands:,} commands")
         write("faults: " + (", ".join(f"{count} {kind}" for kind, count in self.injected.items()) or "none"))
@@ -121,13 +124,14 @@ def run(arguments: argparse.Namespace) -> Findings:
     """Look for violations for so many seconds.
 
     Raises:
-        ValueError: what is to be broken cannot be, or a fault has no such name.
+        ValueError: what is to be broken cannot be, or there is no operation or fault of that name.
     """
     if unknown := set(arguments.faults) - set(FAULTS):
         raise ValueError(f"{', '.join(sorted(unknown))}: not among {', '.join(FAULTS)}")
+    operations = tuple(name for names in select(arguments.only, CHOICES).values() for name in names)
     with running_server(apart=False) as server, tempfile.TemporaryDirectory(prefix="coherence-") as directory:
         table = str(Path(directory) / "table")
-        config = Config(server.url, table, arguments.seed, arguments.faults, arguments.sabotage)
+        config = Config(server.url, table, arguments.seed, arguments.faults, operations, arguments.sabotage)
         Table.create(table, config.keys)
         described = environment(server, _PACKAGES)
         findings = Findings(arguments.seconds, config.seed, config.faults, config.sabotage, described)
@@ -192,17 +196,16 @@ class _Process:
             answer = self._pipe.recv()
         except EOFError:
             raise RuntimeError(f"process {self._number} has died: its error is above") from None
-        if isinstance(answer, LookupError):
-            raise ValueError(str(answer))
-        if isinstance(answer, Exception):
-            raise answer
+        match answer:
+            case LookupError():
+                raise ValueError(str(answer))
+            case Exception():
+                raise answer
         return answer
 
     def end(self) -> None:
-        try:
+        with suppress(OSError):
             self._pipe.send(None)
-        except OSError:
-            pass
         self._process.join(5)
         self._process.kill()
         self._process.join()

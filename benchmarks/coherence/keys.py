@@ -24,6 +24,7 @@ class Config:
 
     Attributes:
         table: the file with the origins.
+        operations: the reads and writes that may be chosen.
         sabotage: the safety that is switched off.
     """
 
@@ -31,6 +32,7 @@ class Config:
     table: str
     seed: int
     faults: tuple[str, ...]
+    operations: tuple[str, ...]
     sabotage: str | None = None
     keys: int = 48
 
@@ -49,7 +51,7 @@ class Key:
 
 
 def keys_of(config: Config) -> list[Key]:
-    """All keys of a run: of each writer's, every fourth in a namespace of its own, under a name that others have too."""
+    """All keys of a run: of each writer's, every fourth in a namespace of its own, under a name that another has."""
     writers = PROCESSES * len(FRONTS)
     keys: list[Key] = []
     for index in range(config.keys):

@@ -16,7 +16,8 @@ from .keys import Key, version_of
 __all__ = ["MISS", "Ledger", "Table", "Violation"]
 
 MISS = object()
-_KEPT = 20  # violations in full, per process
+_KEPT = 8  # violations of a kind in full, per process, and of them
+_KEPT_PER_KEY = 2
 _EVENTS = 24  # per key and process
 _WRITES = 8  # per key, for all processes
 _ROW = 2 + 3 * _WRITES  # words per key: origin, acknowledged, and (when, version, what) of each write
@@ -147,8 +148,7 @@ class Ledger:
 
     def raise_floor(self, key: Key, version: int) -> None:
         with self._lock:
-            if version > self.floors[key.index]:
-                self.floors[key.index] = version
+            self.floors[key.index] = max(self.floors[key.index], version)
 
     def loaded(self, key: Key, version: int, errors: int) -> None:
         """A loader here gave this version, for a call that began when there were so many errors."""
@@ -174,14 +174,16 @@ class Ledger:
 
     def violate(self, kind: str, key: Key, actor: str, operation: str, floor: int, returned: Any) -> None:
         self.found[kind] += 1
-        if len(self.violations) < _KEPT:
+        name = f"{key.namespace}:{key.name}{' (near only)' if key.near_only else ''}"
+        similar = [each.key for each in self.violations if each.kind == kind]
+        if len(similar) < _KEPT and similar.count(name) < _KEPT_PER_KEY:
             self.violations.append(
                 Violation(
                     kind,
                     self._process,
                     actor,
                     operation,
-                    f"{key.namespace}:{key.name}{' (near only)' if key.near_only else ''}",
+                    name,
                     f"{returned!r:.200}",
                     floor,
                     self.table.origin(key),

@@ -76,9 +76,7 @@ class _Worker:
             for name in FRONTS
         }
         self._counts = Counter[str]()
-        settings = Settings(
-            redis_url=config.url, command_timeout=COMMAND_TIMEOUT, breaker_reset=0.2, _env_file=None
-        )
+        settings = Settings(redis_url=config.url, command_timeout=COMMAND_TIMEOUT, breaker_reset=0.2, _env_file=None)
         for loop in self._loops.values():
             for cache in self._caches.each():
                 asyncio.run_coroutine_threadsafe(cache.initialize(settings), loop).result(10)
@@ -94,10 +92,10 @@ class _Worker:
         actors: list[tuple[str, Reader | Writer]] = []
         for front in FRONTS:
             number = self._process * len(FRONTS) + FRONTS.index(front)
-            common = (self._fronts[front], self._ledger, self._keys)
-            actors.append((front, Writer(f"{front} writer", *common, rng.randrange(2**32), number)))
-            for each in range(_READERS[front]):
-                actors.append((front, Reader(f"{front} reader {each}", *common, rng.randrange(2**32))))
+            common, chosen = (self._fronts[front], self._ledger, self._keys), self._config.operations
+            names = [f"{front} reader {each}" for each in range(_READERS[front])]
+            actors.append((front, Writer(f"{front} writer", *common, rng.randrange(2**32), chosen, number)))
+            actors.extend((front, Reader(name, *common, rng.randrange(2**32), chosen)) for name in names)
         running = [self._start(front, lambda actor=actor: actor.work(stopping)) for front, actor in actors]
         blocks = [
             self._start(front, lambda: block_now_and_then(rng.randrange(2**32), stopping))
@@ -112,8 +110,12 @@ class _Worker:
 
     def check(self, patience: float) -> tuple[dict[str, int], list[Any]]:
         """All is at rest; everything that was ever found wrong here, counted and in detail."""
-        for front in FRONTS:
-            self._start(front, lambda: check(self._fronts[front], self._ledger, self._keys, patience)).result()
+        checks = [
+            self._start(front, lambda front=front: check(self._fronts[front], self._ledger, self._keys, patience))
+            for front in FRONTS
+        ]
+        for each in checks:
+            each.result()
         return dict(self._ledger.found), self._ledger.violations
 
     def _start(self, front: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
