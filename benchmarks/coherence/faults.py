@@ -27,7 +27,7 @@ class Faults:
 
     def __init__(self, port: int, kinds: tuple[str, ...], seed: int) -> None:
         self._client = redis.Redis(port=port)
-        self._server = int(self._client.info("server")["process_id"])  # type: ignore[index]
+        self._server = int(self._client.info("server")["process_id"])
         self._rng = random.Random(f"faults {seed}")
         self._kinds = [kind for kind in _WEIGHTS if kind in kinds]
         self.injected = Counter[str]()
@@ -46,7 +46,7 @@ class Faults:
 
     def commands(self) -> int:
         """Commands the server has carried out so far."""
-        return int(self._client.info("stats")["total_commands_processed"])  # type: ignore[index]
+        return int(self._client.info("stats")["total_commands_processed"])
 
     def close(self) -> None:
         self._client.close()

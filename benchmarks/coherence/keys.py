@@ -81,7 +81,8 @@ def value_of(key: Key, version: int) -> Any:
 def version_of(key: Key, value: Any) -> int | None:
     """The version in a value of ``key``; None for what is no value of it. Spoils a dict."""
     if key.record:
-        if not isinstance(value, dict) or value != value_of(key, version := value.get("version", -1)):
+        version = value.get("version") if isinstance(value, dict) else None
+        if not isinstance(version, int) or value != value_of(key, version):
             return None
         value["key"] = "spoilt by a reader"
         return version

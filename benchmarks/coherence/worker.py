@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -70,7 +71,7 @@ class _Worker:
         self._caches = Caches(SHARED)
         self._table = Table(config.table, config.keys, tuple(WRITES))
         self._ledger = Ledger(process, self._table, self._keys, self._caches.errors)
-        self._loops = {name: loop for name in FRONTS if name != "threads" and (loop := _loop(name))}
+        self._loops = {name: _loop(name) for name in FRONTS if name != "threads"}
         self._fronts: dict[str, LoopFront | ThreadFront] = {
             name: LoopFront(self._caches, name) if name in self._loops else ThreadFront(self._caches, name)
             for name in FRONTS
@@ -96,7 +97,7 @@ class _Worker:
             names = [f"{front} reader {each}" for each in range(_READERS[front])]
             actors.append((front, Writer(f"{front} writer", *common, rng.randrange(2**32), chosen, number)))
             actors.extend((front, Reader(name, *common, rng.randrange(2**32), chosen)) for name in names)
-        running = [self._start(front, lambda actor=actor: actor.work(stopping)) for front, actor in actors]
+        running = [self._start(front, partial(actor.work, stopping)) for front, actor in actors]
         blocks = [
             self._start(front, lambda: block_now_and_then(rng.randrange(2**32), stopping))
             for front in self._loops
@@ -111,7 +112,7 @@ class _Worker:
     def check(self, patience: float) -> tuple[dict[str, int], list[Any]]:
         """All is at rest; everything that was ever found wrong here, counted and in detail."""
         checks = [
-            self._start(front, lambda front=front: check(self._fronts[front], self._ledger, self._keys, patience))
+            self._start(front, partial(check, self._fronts[front], self._ledger, self._keys, patience))
             for front in FRONTS
         ]
         for each in checks:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.coherence.keys import FAULTS, SABOTAGES, Config, Key, keys_of, value_of, version_of
+from benchmarks.coherence.keys import SABOTAGES, Config, Key, keys_of, value_of, version_of
 from benchmarks.coherence.ledger import MISS, Ledger, Table
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -44,7 +44,7 @@ def test_the_checker_does_not_cry_wolf(tmp_path: Path) -> None:
 def test_no_reader_sees_a_value_from_the_past(tmp_path: Path) -> None:
     report = check(tmp_path / "report", "--seconds", "6")
     assert report["exit_code"] == 0, report["text"]
-    assert set(report["injected"]) == set(FAULTS)
+    assert min(report["injected"][name] for name in ("kill", "block")) > 0
     for operations in report["operations"]:
         assert min(operations[name] for name in ("get", "get_many", "get_or_set", "cached", "set", "load")) > 0
 
