@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ..processes import Process
 from ..report import environment, select
 from ..server import running_server
-from . import worker
 from .actors import READS, WRITES
 from .faults import Faults
 from .fronts import TAGS
 from .keys import FAULTS, PROCESSES, SABOTAGES, Config
 from .ledger import Table, Violation
+from .worker import Worker
 
 __all__ = ["CHOICES", "Findings", "add_arguments", "run"]
 
@@ -29,7 +27,6 @@ CHOICES: dict[str, tuple[str, ...]] = {"read": tuple(READS), "write": tuple(WRIT
 
 _ROUND = 5.0  # seconds
 _PATIENCE = (2.0, 0.2)  # seconds; a second look finds what arrives after the first
-_ANSWER = 60.0  # seconds a process has to finish what it was told
 _SHOWN = 20
 _NOTES = ("load", "cancelled", "retry", "miss", "behind")
 _PACKAGES = ("nearcache", "hiredis", "msgspec", "uvloop")
@@ -136,11 +133,14 @@ def run(arguments: argparse.Namespace) -> Findings:
         described = environment(server, _PACKAGES)
         findings = Findings(arguments.seconds, config.seed, config.faults, config.sabotage, described)
         faults = Faults(server.port, config.faults, config.seed)
-        workers: list[_Process] = []
+        workers: list[Process] = []
         try:
-            workers.extend(_Process(config, number) for number in range(PROCESSES))
+            workers.extend(Process(f"process {number}", Worker, config, number) for number in range(PROCESSES))
             for each in workers:
-                each.answer()
+                try:
+                    each.answer()
+                except LookupError as error:
+                    raise ValueError(str(error)) from None
             _conduct(workers, faults, findings)
         finally:
             for each in workers:
@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> Findings:
     return findings
 
 
-def _conduct(workers: list[_Process], faults: Faults, findings: Findings) -> None:
+def _conduct(workers: list[Process], faults: Faults, findings: Findings) -> None:
     rounds = findings.rounds = math.ceil(findings.seconds / _ROUND)
     for turn in range(rounds):
         seconds = findings.seconds / rounds
@@ -167,46 +167,3 @@ def _conduct(workers: list[_Process], faults: Faults, findings: Findings) -> Non
     findings.commands = faults.commands()
     findings.injected = faults.injected
     findings.injected["block"] = sum(counts["block"] for counts in findings.operations)
-
-
-class _Process:
-    """A worker, as the conductor sees it."""
-
-    def __init__(self, config: Config, number: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._number = number
-        self._process = spawn.Process(target=worker.main, args=(config, number, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def tell(self, *order: Any) -> None:
-        self._pipe.send(order)
-
-    def answer(self) -> Any:
-        """What it answers.
-
-        Raises:
-            ValueError: it cannot do what was asked for.
-            RuntimeError: it has died, or hangs.
-        """
-        try:
-            if not self._pipe.poll(_ANSWER):
-                raise RuntimeError(f"process {self._number} has not answered for {_ANSWER:g} s")
-            answer = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError(f"process {self._number} has died: its error is above") from None
-        match answer:
-            case LookupError():
-                raise ValueError(str(answer))
-            case Exception():
-                raise answer
-        return answer
-
-    def end(self) -> None:
-        with suppress(OSError):
-            self._pipe.send(None)
-        self._process.join(5)
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 from nearcache import Settings, get_multi_redis_connection_manager
@@ -21,7 +20,7 @@ from .fronts import Caches, LoopFront, ThreadFront, in_one_step
 from .keys import FRONTS, SHARED, Config, keys_of
 from .ledger import Ledger, Table
 
-__all__ = ["COMMAND_TIMEOUT", "main", "sabotage"]
+__all__ = ["COMMAND_TIMEOUT", "Worker", "sabotage"]
 
 COMMAND_TIMEOUT = 0.3  # seconds; pauses of the server are shorter and longer
 _READERS = {"asyncio": 5, "uvloop": 5, "threads": 2}
@@ -43,28 +42,17 @@ def sabotage(name: str) -> None:
     switch()
 
 
-def main(config: Config, process: int, pipe: Connection) -> None:
-    """Answer what the conductor says until it says no more."""
-    logging.getLogger("nearcache").setLevel(logging.CRITICAL)  # losing connections is what this is about
-    try:
+class Worker:
+    """A process of actors; its methods are what the conductor may ask for.
+
+    Raises:
+        LookupError: the safety that is to be switched off cannot be.
+    """
+
+    def __init__(self, config: Config, process: int) -> None:
+        logging.getLogger("nearcache").setLevel(logging.CRITICAL)  # losing connections is what this is about
         if config.sabotage is not None:
             sabotage(config.sabotage)
-        worker = _Worker(config, process)
-    except Exception as error:  # noqa: BLE001  # the conductor says what was wrong
-        pipe.send(error)
-        return
-    pipe.send(None)
-    try:
-        while (order := pipe.recv()) is not None:
-            method, *arguments = order
-            pipe.send(getattr(worker, method)(*arguments))
-        worker.close()
-    except EOFError:
-        pass  # the conductor is gone: so are we, with our threads, which are daemons
-
-
-class _Worker:
-    def __init__(self, config: Config, process: int) -> None:
         self._config = config
         self._process = process
         self._keys = keys_of(config)
@@ -76,7 +64,6 @@ class _Worker:
             name: LoopFront(self._caches, name) if name in self._loops else ThreadFront(self._caches, name)
             for name in FRONTS
         }
-        self._counts = Counter[str]()
         settings = Settings(redis_url=config.url, command_timeout=COMMAND_TIMEOUT, breaker_reset=0.2, _env_file=None)
         for loop in self._loops.values():
             for cache in self._caches.each():
