@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from . import coherence, local, remote, stampede, sync
+from . import coherence, invalidation, local, memory, remote, stampede, sync
 
 
 class Result(Protocol):
@@ -36,6 +36,15 @@ BENCHMARKS = {
     "sync": Benchmark("GET and SET from 1 to 16 threads", sync.run, sync.CHOICES, 0.25),
     "local": Benchmark("a hit in the process, beside other libraries", local.run, local.CHOICES, 0.02),
     "stampede": Benchmark("4,000 callers of one cold key", stampede.run, stampede.CHOICES, None, 5),
+    "invalidation": Benchmark(
+        "from a write in one process to a fresh read in another",
+        invalidation.run,
+        invalidation.CHOICES,
+        seconds=None,
+        rounds=5,
+        add_arguments=invalidation.add_arguments,
+    ),
+    "memory": Benchmark("bytes per entry of the process", memory.run, memory.CHOICES, None, 1),
     "coherence": Benchmark(
         "a checker: no value from the past, whatever fails",
         coherence.run,

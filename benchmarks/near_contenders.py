@@ -68,9 +68,11 @@ def _nearcache(client: str, **template: str) -> Callable[[Server, Any], Abstract
         await cache.clear()
         await cache.set(KEY, value)
         sync = cache.sync()
-        decorated = {
-            "decorated": sync.cached(**template)(_function(value)),
-            "async-decorated": cache.cached(**template)(_coroutine_function(value)),
+        decorate: Any = sync.cached
+        decorate_async: Any = cache.cached
+        decorated: Calls = {
+            "decorated": decorate(**template)(_function(value)),
+            "async-decorated": decorate_async(**template)(_coroutine_function(value)),
         }
         yield decorated if template else decorated | {"get": sync.get, "async-get": cache.get}
         await cache.clear()
@@ -87,7 +89,7 @@ async def _lru_cache(server: Server, value: Any) -> AsyncIterator[Calls]:
 async def _cachetools(server: Server, value: Any) -> AsyncIterator[Calls]:
     from cachetools import TTLCache, cached  # type: ignore[import-untyped,unused-ignore]
 
-    cache = TTLCache(_SIZE, _TTL)
+    cache: Any = TTLCache(_SIZE, _TTL)
     cache[KEY] = value
     yield {"get": cache.get, "decorated": cached(TTLCache(_SIZE, _TTL))(_function(value))}
 
@@ -97,8 +99,9 @@ async def _cachetools_locked(server: Server, value: Any) -> AsyncIterator[Calls]
     """Without a lock cachetools is not safe under threads; all others here are."""
     from cachetools import TTLCache, cached  # type: ignore[import-untyped,unused-ignore]
 
-    cache, lock = TTLCache(_SIZE, _TTL), threading.Lock()
+    cache: Any = TTLCache(_SIZE, _TTL)
     cache[KEY] = value
+    lock = threading.Lock()
 
     def get(key: str) -> Any:
         with lock:
