@@ -73,3 +73,58 @@ def test_a_word_that_names_nothing_is_refused() -> None:
     done = _run("remote", "--only", "nearcash")
     assert done.returncode == 2
     assert "nearcash: not among" in done.stderr
+
+
+def _report(file: Path, *arguments: str, without: str = "") -> dict[str, Any]:
+    done = _run(*arguments, "--json", str(file), without=without)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(file.read_text())
+    return report | {"stdout": done.stdout}
+
+
+def test_local_measures_every_way_to_a_hit(tmp_path: Path) -> None:
+    ours = ("nearcache", "nearcache-memory")
+    only = ",".join((*ours, "lru_cache", "cachebox"))
+    quick = ("--rounds", "1", "--seconds", "0.001", "--only", only)
+    report = _report(tmp_path / "local.json", "local", *quick, without="cachebox")
+    assert "cachebox" in report["missing"]
+    kinds = ("get", "async-get", "decorated", "async-decorated")
+    cells = {(cell["kind"], cell["value"], cell["contender"]) for cell in report["cells"]}
+    assert cells == {*product(kinds, ("str", "dict"), ours), *product(("decorated",), ("str", "dict"), ("lru_cache",))}
+    assert all(cell["median_ns"] == cell["ns"][0] > 0 for cell in report["cells"])
+    assert "str: nearcache/it" in report["stdout"]
+
+
+def test_a_stampede_is_served_with_and_without_its_leader(tmp_path: Path) -> None:
+    report = _report(tmp_path / "stampede.json", "stampede", "--rounds", "1", "--only", "nearcache")
+    cells = {cell["scenario"]: cell for cell in report["cells"]}
+    assert set(cells) == {"cold", "killed"}
+    for cell in cells.values():
+        assert cell["failed"] == 0
+        assert 1 <= cell["loads"][0] <= 5, "one per process, and one more for who was killed"
+        assert cell["commands"] > 0
+        assert 0 < cell["wait_ms_p50"] <= cell["wait_ms_p99"] <= cell["wait_ms_longest"]
+
+
+def test_invalidation_measures_every_write_and_reader(tmp_path: Path) -> None:
+    quick = ("--rounds", "1", "--samples", "3", "--only", "set,delete,clear")
+    report = _report(tmp_path / "invalidation.json", "invalidation", *quick)
+    cells = {(cell["operation"], cell["reader"]) for cell in report["cells"]}
+    assert cells == set(product(("set", "delete", "clear"), ("async", "sync")))
+    for cell in report["cells"]:
+        assert cell["never"] == 0
+        assert len(cell["samples_ms"]) == 3
+        assert min(cell["samples_ms"]) > 0
+
+
+def test_memory_counts_what_entries_cost(tmp_path: Path) -> None:
+    report = _report(tmp_path / "memory.json", "memory", "--only", "nearcache-memory,dict,str")
+    traced = {cell["contender"]: cell["median"] for cell in report["cells"] if cell["way"] == "tracemalloc"}
+    assert set(traced) == {"nearcache-memory", "dict"}
+    assert all(200 < size < 5000 for size in traced.values()), "the values alone are 200 bytes each"
+
+
+def test_a_fault_that_is_none_is_refused() -> None:
+    done = _run("coherence", "--faults", "kill,flood")
+    assert done.returncode == 2
+    assert "flood: not among kill, pause, stop, block" in done.stderr
