@@ -51,6 +51,8 @@ One kind of read does not raise the floor (it is held against it, though). When 
 may rightly answer with the settled one. So a version that a loader *of this process* gave counts only when the
 process's ``errors`` have not changed since the call that loaded it began. Whatever came from the cache always counts.
 
+What a cache answers while the server is away, from a near copy for instance, is held against the same floor.
+
 Not promised, hence not checked: how soon a write in one process is seen in another while there are faults. The number
 of reads ``behind`` (older than what was acknowledged when they ended) shows that writes and reads do meet.
 

@@ -212,13 +212,14 @@ class Writer(_Actor):
 
     async def write(self, key: Key) -> None:
         operation = self.rng.choices(self._operations, self._weights)[0]
+        same_tag = [each for each in self.own if each.namespace == key.namespace]  # a tag belongs to its namespace
         keys = {
             "set_many": self.shared,
             "delete_many": self.shared,
             "clear": self.cleared,
             "clear_shared": self.shared,
-            "invalidate_tags": self.own,
-            "expire_tags": self.own,
+            "invalidate_tags": same_tag,
+            "expire_tags": same_tag,
         }.get(operation, [key])
         if not keys:
             return
@@ -284,7 +285,7 @@ class Writer(_Actor):
         elif operation in {"clear", "clear_shared"}:
             await strict.clear(key.namespace, wait=self.rng.random() < 0.7)
         else:
-            await getattr(strict, operation)(key.tag)
+            return bool(await getattr(strict, operation)(key.tag, **where))
         return True
 
 
@@ -321,11 +322,15 @@ async def check(front: Front, ledger: Ledger, keys: list[Key], patience: float) 
                 loader = front.loader(lambda: _returning(value_of(key, ledger.table.origin(key))))
                 return await cache.get_or_set(key.name, loader, namespace=key.namespace)
 
+            async def again(get: Callable[[], Any] = get, load: Callable[[], Any] = load) -> Any:
+                await load()  # once more each time: what was there may have been about to expire
+                return await get()
+
             label = "near" if near else "far"
             current = ledger.table.origin(key)
             await _until(front, ledger, key, f"get {label}", get, {current, None}, deadline)
             await _until(front, ledger, key, f"get_or_set {label}", load, {current}, deadline)
-            await _until(front, ledger, key, f"get {label} again", get, {current}, deadline)
+            await _until(front, ledger, key, f"get {label} again", again, {current}, deadline)
 
 
 async def _until(
@@ -342,6 +347,8 @@ async def _until(
         floor = ledger.begin(key, name, label)
         try:
             value = await call()
+        except OriginAway:
+            value = MISS  # it may remember for a while that a loader failed
         except Exception as error:  # noqa: BLE001  # that is what is looked for
             ledger.violate("raised", key, name, label, floor, error)
             return

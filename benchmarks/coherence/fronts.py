@@ -7,7 +7,6 @@ coroutine runs from its beginning to its end in one step.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -18,8 +17,18 @@ __all__ = ["Caches", "Front", "LoopFront", "ThreadFront", "in_one_step"]
 
 Body = Callable[[], Coroutine[Any, Any, Any]]
 
-TAGS = "tags" in inspect.signature(AsyncCache.set).parameters
-"""Whether this version has tags."""
+
+def _has_tags() -> bool:
+    cached: Any = AsyncCache().cached
+    try:
+        cached(key="key", tags=["tag"])
+    except TypeError:
+        return False
+    return hasattr(AsyncCache, "invalidate_tags")
+
+
+TAGS = _has_tags()
+"""Whether this version has tags, everywhere: what is stored without its tag is not invalidated by it."""
 
 
 class Caches:
