@@ -21,8 +21,8 @@ another key is hot, the same one for everybody, so that writes meet reads.
 PAUSE`` for 50 to 800 ms), ``stop`` (``SIGSTOP`` of the server for as long), ``block`` (``time.sleep`` on an event
 loop). The deadline of a command is 300 ms, so some of the pauses exceed it and some do not.
 
-*Rounds.* Every five seconds the faults end, the writers finish, and every cache of every process is asked for every
-key.
+*Rounds.* After every second the faults end, the writers finish, a moment later the readers, and every cache of every
+process is asked for every key. A stale copy that nobody in its process can tell from a current one shows up there.
 
 What is a violation
 ===================
@@ -46,10 +46,10 @@ Let a read of key *k* in process *P* begin at *s*, end at *e*, and return versio
    that keeps nothing would never be wrong.
 6. ``not acknowledged``: a write failed for 20 seconds on end.
 
-One kind of read does not raise the floor (it is held against it, though). When the server cannot be asked,
-``get_or_set`` goes to the origin and returns what nobody stored, perhaps the version in flight; the cache, back again,
-may rightly answer with the settled one. So a version that a loader *of this process* gave counts only when the
-process's ``errors`` have not changed since the call that loaded it began. Whatever came from the cache always counts.
+One kind of read does not raise the floor (it is held against it, though): a load gives the origin's number, which may
+be the version in flight, and may not get stored, because a write was quicker or the server was away. The cache may then
+rightly answer with the settled version. So what ``get_or_set`` and decorated functions return does not count where it
+is a version that a loader *of this process* gave; as soon as ``get`` returns the same, it does.
 
 What a cache answers while the server is away, from a near copy for instance, is held against the same floor.
 

@@ -7,7 +7,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
@@ -19,14 +18,13 @@ from .ledger import MISS, Ledger
 
 __all__ = ["READS", "WRITES", "OriginAway", "Reader", "Writer", "block_now_and_then", "check"]
 
-READS = {"get": 45, "get_many": 10, "get_or_set": 30, "cached": 15}
+READS = {"get": 45, "get_many": 10, "get_all": 2, "get_or_set": 30, "cached": 15}
 """The reads, and how often each is chosen."""
 _HOT = 4_000_000  # nanoseconds that a key is hot
 _GIVE_UP = 20.0  # seconds of failing on end
 _SLACK = 0.01  # seconds: the server counts milliseconds, and not exactly
 
 _CANCELLED = object()
-_errors_at_call: ContextVar[int] = ContextVar("errors_at_call", default=0)
 
 
 class OriginAway(Exception):
@@ -56,7 +54,7 @@ class _Actor:
             if self.rng.random() < 0.01:
                 raise OriginAway
             version = self.ledger.table.origin(key)
-            self.ledger.loaded(key, version, _errors_at_call.get())
+            self.ledger.loaded(key, version)
             self.counts["load"] += 1
             if self.rng.random() < 0.3:
                 await self.front.pause(0.06 * self.rng.random() ** 3)  # up to 60 ms, mostly short
@@ -92,15 +90,15 @@ class Reader(_Actor):
     async def read(self) -> None:
         operation = self.rng.choices(self._operations, self._weights)[0]
         key = self.hot() if self.rng.random() < 0.75 else self.rng.choice(self.keys)
-        if operation == "get_many":
-            await self.read_many(key)
+        if operation in {"get_many", "get_all"}:
+            # Several at once, so that the server takes them in more than one go, and does others' work in between.
+            times = 6 if operation == "get_all" else 1
+            await self.front.together([self.read_many(operation, key) for _ in range(times)])
             return
         near = key.near_only or self.rng.random() < 0.6
         loads = operation != "get"
         label = f"{operation} {'near' if near else 'far'}"
         self.counts[operation] += 1
-        if loads:
-            _errors_at_call.set(self.ledger.errors())
         floor = self.ledger.begin(key, self.name, label)
         try:
             value = await self._call(operation, key, near)
@@ -132,12 +130,14 @@ class Reader(_Actor):
             return await _cancel_after(self.rng.uniform(0, 0.01), call)
         return await call
 
-    async def read_many(self, hot: Key) -> None:
+    async def read_many(self, operation: str, hot: Key) -> None:
+        """A few keys, or all of a namespace, in one go."""
         near = self.rng.random() < 0.6
         allowed = [key for key in self.keys if key.namespace == SHARED and (near or not key.near_only)]
-        keys = {key.name: key for key in [hot, *self.rng.sample(allowed, 5)] if key in allowed}
-        label = f"get_many {'near' if near else 'far'}"
-        self.counts["get_many"] += 1
+        some = allowed if operation == "get_all" else [hot, *self.rng.sample(allowed, 5)]
+        keys = {key.name: key for key in some if key in allowed}
+        label = f"{operation} {'near' if near else 'far'}"
+        self.counts[operation] += 1
         floors = {name: self.ledger.begin(key, self.name, label) for name, key in keys.items()}
         try:
             found = await (self.front.near if near else self.front.far).get_many(keys, namespace=SHARED)
@@ -311,8 +311,8 @@ async def check(front: Front, ledger: Ledger, keys: list[Key], patience: float) 
     knew before is checked all the time.
     """
     deadline = monotonic() + patience
-    for key in keys:
-        for near in (True, False):
+    for near in (True, False):  # all near copies first: reading the server could repair them
+        for key in keys:
             cache = front.near if near else front.far
 
             async def get(key: Key = key, cache: Any = cache) -> Any:

@@ -25,7 +25,7 @@ __all__ = ["CHOICES", "Findings", "add_arguments", "run"]
 
 CHOICES: dict[str, tuple[str, ...]] = {"read": tuple(READS), "write": tuple(WRITES)}
 
-_ROUND = 5.0  # seconds
+_ROUND = 1.0  # seconds
 _PATIENCE = (2.0, 0.2)  # seconds; a second look finds what arrives after the first
 _SHOWN = 20
 _NOTES = ("load", "cancelled", "retry", "miss", "behind")

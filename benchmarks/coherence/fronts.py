@@ -42,9 +42,6 @@ class Caches:
     def each(self) -> tuple[AsyncCache, AsyncCache, AsyncCache]:
         return self.near, self.far, self.strict
 
-    def errors(self) -> int:
-        return sum(cache.get_stats().errors for cache in self.each())
-
 
 class Front(Protocol):
     """Attributes: ``near``, ``far`` and ``strict`` are caches whose methods are awaited."""
@@ -56,6 +53,10 @@ class Front(Protocol):
     cancels: bool
 
     async def pause(self, seconds: float) -> None: ...
+
+    async def together(self, calls: list[Coroutine[Any, Any, None]]) -> None:
+        """At the same time where that can be."""
+        ...
 
     def loader(self, body: Body) -> Callable[[], Any]:
         """A loader as this front's caches take it."""
@@ -71,6 +72,9 @@ class LoopFront:
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def together(self, calls: list[Coroutine[Any, Any, None]]) -> None:
+        await asyncio.gather(*calls)
 
     def loader(self, body: Body) -> Callable[[], Awaitable[Any]]:
         async def load() -> Any:
@@ -88,6 +92,10 @@ class ThreadFront:
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251  # there is no loop here
+
+    async def together(self, calls: list[Coroutine[Any, Any, None]]) -> None:
+        for call in calls:
+            await call
 
     def loader(self, body: Body) -> Callable[[], Any]:
         def load() -> Any:

@@ -16,6 +16,7 @@ FAULTS = ("kill", "pause", "stop", "block")
 SABOTAGES = ("marks", "pushes", "taint")
 
 _PADDING = "x" * 150
+_LENGTH = 150  # characters of a name: what is read in one go then exceeds the 16 KB that the server takes at a time
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def keys_of(config: Config) -> list[Key]:
         keys.append(
             Key(
                 index,
-                name=f"key-{writer}" if own else f"key-{index}",
+                name=f"key-{writer if own else index}-".ljust(_LENGTH, "x"),
                 namespace=f"own-{writer}" if own else SHARED,
                 writer=writer,
                 near_only=index % 2 == 0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic_ns
@@ -102,22 +101,17 @@ class Violation:
 
 
 class Ledger:
-    """What one process knows of every key, and what it found wrong.
+    """What one process knows of every key, and what it found wrong."""
 
-    Args:
-        errors: how many operations have failed in this process so far.
-    """
-
-    def __init__(self, process: int, table: Table, keys: list[Key], errors: Callable[[], int]) -> None:
+    def __init__(self, process: int, table: Table, keys: list[Key]) -> None:
         self.table = table
-        self.errors = errors
         self.floors = [0] * len(keys)
         self.found = Counter[str]()
         self.violations: list[Violation] = []
         self._process = process
         self._lock = threading.Lock()
         self._events: list[deque[tuple[int, str, str, str]]] = [deque(maxlen=_EVENTS) for _ in keys]
-        self._loaded: list[dict[int, int]] = [{} for _ in keys]
+        self._loaded: list[deque[int]] = [deque(maxlen=64) for _ in keys]
 
     # -- reads
 
@@ -142,7 +136,7 @@ class Ledger:
             self.violate("from the future", key, actor, operation, floor, version)
         elif version < floor:
             self.violate("went back", key, actor, operation, floor, version)
-        elif not loads or self._backed(key, version):
+        elif not loads or version not in self._loaded[key.index].copy():
             self.raise_floor(key, version)
         return version
 
@@ -150,19 +144,10 @@ class Ledger:
         with self._lock:
             self.floors[key.index] = max(self.floors[key.index], version)
 
-    def loaded(self, key: Key, version: int, errors: int) -> None:
-        """A loader here gave this version, for a call that began when there were so many errors."""
-        with self._lock:
-            loaded = self._loaded[key.index]
-            loaded[version] = min(errors, loaded.get(version, errors))
-            if len(loaded) > 64:
-                del loaded[min(loaded)]
+    def loaded(self, key: Key, version: int) -> None:
+        """A loader here gave this version: who gets it from a load does not have it from the cache."""
+        self._loaded[key.index].append(version)
         self._events[key.index].append((monotonic_ns(), "a loader", "load", f"reads {version} from the origin"))
-
-    def _backed(self, key: Key, version: int) -> bool:
-        """Whether a version came from the cache, or was loaded while the server could be asked."""
-        errors = self._loaded[key.index].get(version)
-        return errors is None or errors == self.errors()
 
     # -- writes
 
@@ -174,7 +159,7 @@ class Ledger:
 
     def violate(self, kind: str, key: Key, actor: str, operation: str, floor: int, returned: Any) -> None:
         self.found[kind] += 1
-        name = f"{key.namespace}:{key.name}{' (near only)' if key.near_only else ''}"
+        name = f"{key.namespace}:{key.name.rstrip('x')}{' (near only)' if key.near_only else ''}"
         similar = [each.key for each in self.violations if each.kind == kind]
         if len(similar) < _KEPT and similar.count(name) < _KEPT_PER_KEY:
             self.violations.append(

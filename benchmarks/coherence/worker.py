@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ from .ledger import Ledger, Table
 __all__ = ["COMMAND_TIMEOUT", "Worker", "sabotage"]
 
 COMMAND_TIMEOUT = 0.3  # seconds; pauses of the server are shorter and longer
+_TAIL = 0.05  # seconds that readers go on after the writers
+_SWITCH = 20e-6  # seconds a thread runs while others want to: threads meet in more places than by default
 _READERS = {"asyncio": 5, "uvloop": 5, "threads": 2}
 _SABOTAGE = {"marks": "ignore_marks", "pushes": "drop_pushes", "taint": "keep_tainted"}
 
@@ -50,6 +53,7 @@ class Worker:
     """
 
     def __init__(self, config: Config, process: int) -> None:
+        sys.setswitchinterval(_SWITCH)
         logging.getLogger("nearcache").setLevel(logging.CRITICAL)  # losing connections is what this is about
         if config.sabotage is not None:
             sabotage(config.sabotage)
@@ -58,7 +62,7 @@ class Worker:
         self._keys = keys_of(config)
         self._caches = Caches(SHARED)
         self._table = Table(config.table, config.keys, tuple(WRITES))
-        self._ledger = Ledger(process, self._table, self._keys, self._caches.errors)
+        self._ledger = Ledger(process, self._table, self._keys)
         self._loops = {name: _loop(name) for name in FRONTS if name != "threads"}
         self._fronts: dict[str, LoopFront | ThreadFront] = {
             name: LoopFront(self._caches, name) if name in self._loops else ThreadFront(self._caches, name)
@@ -76,6 +80,10 @@ class Worker:
         def stopping() -> bool:
             return time.monotonic() > end
 
+        def no_more_writes() -> bool:
+            # Reads that meet the last writes are repaired by no later ones.
+            return time.monotonic() > end - _TAIL
+
         rng = random.Random(f"{self._config.seed} {self._process} {turn}")
         actors: list[tuple[str, Reader | Writer]] = []
         for front in FRONTS:
@@ -84,7 +92,10 @@ class Worker:
             names = [f"{front} reader {each}" for each in range(_READERS[front])]
             actors.append((front, Writer(f"{front} writer", *common, rng.randrange(2**32), chosen, number)))
             actors.extend((front, Reader(name, *common, rng.randrange(2**32), chosen)) for name in names)
-        running = [self._start(front, partial(actor.work, stopping)) for front, actor in actors]
+        running = [
+            self._start(front, partial(actor.work, no_more_writes if isinstance(actor, Writer) else stopping))
+            for front, actor in actors
+        ]
         blocks = [
             self._start(front, lambda: block_now_and_then(rng.randrange(2**32), stopping))
             for front in self._loops
