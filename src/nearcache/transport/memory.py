@@ -272,13 +272,13 @@ class MemoryStore:
         return counted
 
     def _expire(self, key: bytes, lease: bytes, version: int, ms: Any) -> int:
+        self._pop(lease)
         there, grace = self._live(key, version)
         if not there:
             return 0
         expires = None if ms == "" else self._clock.monotonic() + (ms + grace) / 1000
         self._entries[key].expires = expires
         self._changed.append(key)
-        self._pop(lease)
         return 1
 
 
