@@ -118,6 +118,7 @@ def elect(
 
     def parse(replies: list[Any]) -> None:
         asking.parse(replies[len(first) - len(asking.commands) : len(first)])
+        epoch = near.epoch
         current = link.counters if link.tracks else known | asking.known
         for key, reply in zip(names, replies[len(first) :], strict=True):
             if not isinstance(reply, list):
@@ -129,7 +130,7 @@ def elect(
                 verdict = judge(parts.codec, site, key, raw, pttl, current)
                 found = verdict if isinstance(verdict, Found) else None
             if found is not None:
-                near.arrived(key, marks[key], link, site, names[key], found, sent)
+                near.arrived(key, marks[key], link, site, names[key], found, sent, epoch)
             else:
                 near.settle(key, marks[key])
             outcomes[key] = Elected(bool(won), found, who, bool(exists), raw is not None, int(clock))

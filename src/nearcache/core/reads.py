@@ -220,6 +220,7 @@ class _Reading:
         self._asking.parse(replies[first + count :])
         raws = replies[0] if isinstance(replies[0], list) else replies[:first]
         parts, link, site = self._parts, self._link, self._site
+        epoch = parts.near.epoch
         known = link.counters if link.tracks else self._asking.known
         for key, raw, pttl in zip(self._names, raws, replies[first : first + count], strict=False):
             if not isinstance(pttl, int) or not (raw is None or isinstance(raw, bytes)):
@@ -230,7 +231,7 @@ class _Reading:
             else:
                 self._found[key] = verdict
                 if not self._probe:
-                    parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent)
+                    parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent, epoch)
         self.give_up()
 
     def give_up(self) -> None:

@@ -248,6 +248,7 @@ class Storing:
     def parse(self, replies: list[Any]) -> None:
         """Called where the replies are parsed."""
         parts, link, site = self._parts, self._link, self._site
+        epoch = parts.near.epoch
         parts.near.wrote((), [*self._datas, *map(parts.remote.lease, self._datas)])
         for key, (data, place) in self._datas.items():
             pttl = replies[place]
@@ -261,7 +262,7 @@ class Storing:
                 parts.near.settle(key, self._marks[key])
                 parts.near.drop([key])
             else:
-                parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent)
+                parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent, epoch)
         self._settle()
 
     def give_up(self) -> None:

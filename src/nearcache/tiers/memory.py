@@ -210,9 +210,14 @@ class NearTier:
     # -- what happens to keys
 
     def arrived(
-        self, key: bytes, mark: Mark, link: Link, site: Namespace, name: str, found: Found, sent: float
+        self, key: bytes, mark: Mark, link: Link, site: Namespace, name: str, found: Found, sent: float, epoch: int
     ) -> None:
-        """A reply that tells what the server holds was parsed; ``sent`` is when it was asked for."""
+        """A reply that tells what the server holds was parsed.
+
+        Args:
+            sent: when it was asked for.
+            epoch: the tier's from before it was judged: a counter may have been pushed since, on another connection.
+        """
         with self._lock:
             untainted = self._settle(key, mark)
             held = self._entries.get(key)
@@ -220,7 +225,7 @@ class NearTier:
             if kept:
                 if held is not None:
                     self._remove(held)
-                self._add(Entry(key, name, site, found, link.counters), found, sent)
+                self._add(Entry(key, name, site, found, link.counters), found, sent, epoch)
             elif held is not None and (found.miss is not None or not held.same(found)):
                 self._remove(held)
         if kept:
@@ -336,13 +341,13 @@ class NearTier:
             mark.tainted = True
         self._marks.clear()
 
-    def _add(self, entry: Entry, found: Found, sent: float) -> None:
+    def _add(self, entry: Entry, found: Found, sent: float, epoch: int) -> None:
         left = inf if found.remaining_ms is None else found.remaining_ms / 1000
         grace = entry.envelope.grace_ms / 1000 if entry.envelope is not None else 0.0
         entry.fresh_until = 0.0 if found.soft else sent + left
         entry.dead_until = sent + left + grace
         entry.quick_until = min(entry.fresh_until, sent + self._ttl)
-        entry.epoch = -1 if found.soft else self.epoch
+        entry.epoch = -1 if found.soft else epoch
         self._entries[entry.key] = entry
         for home, name in entry.homes:
             home[name] = entry
