@@ -36,7 +36,8 @@ Let a read of key *k* in process *P* begin at *s*, end at *e*, and return versio
    a. what any read in P, by any task, thread, loop and cache, had *returned* before *s*;
    b. what a writer in P had been *acknowledged* before *s*: of ``set`` v the value itself, and of ``delete``, ``clear``
       and ``invalidate_tags`` after the origin became v, that nothing older is left. ``expire`` promises this from the
-      end of the new time to live on (and 10 ms), or at once if there was nothing to expire.
+      end of the new time to live on (and 10 ms), or at once if there was nothing to expire. ``expire_tags`` promises
+      nothing of the kind: what it expired may serve as stale, while a load is slow or fails.
 
    The floor is taken when the read begins: of reads that overlap, either may return the older version, and a caller may
    be given the result of a load that had begun before it came, but only while nobody in P knew better.

@@ -240,7 +240,7 @@ class Writer(_Actor):
             if step == 3:
                 self._expiring[each] = (monotonic() + ttl + _SLACK, version)
             else:
-                self.ledger.acknowledged(each, version)
+                self.ledger.acknowledged(each, version, firm=operation != "expire_tags")
 
     def _note(self, versions: dict[Key, int], operation: str, step: int) -> None:
         for key, version in versions.items():
@@ -320,7 +320,8 @@ async def check(front: Front, ledger: Ledger, keys: list[Key], patience: float) 
 
             async def load(key: Key = key, cache: Any = cache) -> Any:
                 loader = front.loader(lambda: _returning(value_of(key, ledger.table.origin(key))))
-                return await cache.get_or_set(key.name, loader, namespace=key.namespace)
+                tags = {"tags": [key.tag]} if TAGS else {}
+                return await cache.get_or_set(key.name, loader, namespace=key.namespace, **tags)
 
             async def again(get: Callable[[], Any] = get, load: Callable[[], Any] = load) -> Any:
                 await load()  # once more each time: what was there may have been about to expire

@@ -151,9 +151,11 @@ class Ledger:
 
     # -- writes
 
-    def acknowledged(self, key: Key, version: int) -> None:
+    def acknowledged(self, key: Key, version: int, *, firm: bool = True) -> None:
+        """The server has it; ``firm``, nobody may get an older version any more, not even as stale."""
         self.table.acknowledge(key, version)
-        self.raise_floor(key, version)
+        if firm:
+            self.raise_floor(key, version)
 
     # -- what is wrong
 

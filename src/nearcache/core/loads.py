@@ -241,11 +241,11 @@ class Loads:
                     elected, fill.known = yield from elect(
                         parts, self._holder, link, site, names, identities, takes | dead, tags, fill.token, lease_ms
                     )
+                    alone, won, lost = yield from self._sort(link, site, elected, seen, flights, job)
                 except ServerError as error:
                     parts.failed(error, None)
                     yield from fill.load(seen, leased=False)
                     return
-                alone, won, lost = yield from self._sort(link, site, elected, seen, flights, job)
                 for keys, leased in ((won, True), (alone, False)):
                     if keys:
                         fill.clock_us = max(outcome.clock_us for outcome in elected.values())

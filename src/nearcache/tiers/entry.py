@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ..codec import Codec
@@ -89,6 +89,13 @@ class Entry:
         if type is None and self.value is COPY:
             return self._first(payload)
         return Codec.load(payload, self.envelope is None, type)
+
+    def versions(self) -> Iterator[tuple[bytes, int]]:
+        """The counters it depends on, and which of their versions it was made with."""
+        if self.envelope is not None:
+            yield self.site.counter, self.envelope.version
+            for tag, made in self.envelope.tags:
+                yield self.site.tag_counter(tag), made
 
     def same(self, found: Found) -> bool:
         """Whether this is the very write that was found."""

@@ -113,6 +113,8 @@ class NearTier:
         self.stamp = self._eviction.now  # what a hit writes into its entry
         self._marks: dict[bytes, Mark] = {}
         self._watches: dict[bytes, list[_Watch]] = {}
+        # By counter, the least version that is not known to be invalid: what is left over has to have it, too.
+        self._least: dict[bytes, float] = {}
         self._links: list[Link] = []
 
     def __len__(self) -> int:
@@ -146,6 +148,8 @@ class NearTier:
         if entry is None or now >= entry.dead_until:
             return None
         if isinstance(validity(entry.envelope, entry.site, entry.known), Miss):
+            return None
+        if any(made < self._least.get(counter, 0) for counter, made in entry.versions()):
             return None
         return self._found(entry, now, soft=True)
 
@@ -194,18 +198,16 @@ class NearTier:
         with self._lock:
             if not self._settle(counter, mark):
                 return
-            counters = link.counters
-            counters[counter] = version
-            if len(counters) > self._most_counters:
-                self._forget_unused(counters)
+            link.counters[counter] = version
+            self._least[counter] = version[0]
+            if max(len(link.counters), len(self._least)) > self._most_counters:
+                self._forget_unused(link.counters)
 
     def _forget_unused(self, counters: dict[bytes, tuple[int, int]]) -> None:
-        used = {entry.site.counter for entry in self._entries.values()}
-        for entry in self._entries.values():
-            if entry.envelope is not None:
-                used.update(entry.site.tag_counter(tag) for tag, _ in entry.envelope.tags)
-        for counter in [counter for counter in counters if counter not in used]:
-            del counters[counter]
+        used = {counter for entry in self._entries.values() for counter, _ in entry.versions()}
+        for table in (counters, self._least):
+            for counter in table.keys() - used:
+                del table[counter]
 
     # -- what happens to keys
 
@@ -258,6 +260,8 @@ class NearTier:
                 fired = []
                 for key in keys:
                     self._forget(key)
+                    if key in self._least:
+                        self._least[key] = inf  # until it is read again
                     for link in self._links:
                         if link.counters.pop(key, None) is not None:
                             self.epoch += 1
