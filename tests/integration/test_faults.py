@@ -75,12 +75,26 @@ async def test_delay_on_a_fake_clock(url: str) -> None:
         await get_multi_redis_connection_manager().disconnect_all()
 
 
+async def test_a_hook_sees_the_late_reply_to_a_caller_that_has_left(url: str) -> None:
+    cache = AsyncCache(3600, "app")
+    await cache.initialize(Settings(redis_url=url, _env_file=None))
+    seen: list[Any] = []
+    with Faults(cache) as faults:
+        faults.delay(0.01)
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        cache._core.client.link().post_many([("PING",)], waiter, seen.append)
+        waiter.cancel()
+        await eventually(lambda: seen in ([["PONG"]], [[b"PONG"]]), "the hook is called")
+    await get_multi_redis_connection_manager().disconnect_all()
+
+
 async def test_disconnect(shell: Shell) -> None:
     await shell.set("key", "value")
     entry = shell.cache._core.tier.entry(b"app:key")
     assert entry is not None
     assert entry.known
     with Faults(shell.cache) as faults:
+        faults.drop_pushes()  # a lost connection is noticed all the same
         faults.disconnect()
         assert not entry.known, "nobody vouches for it any more"
     client = shell.cache._core.client

@@ -15,6 +15,7 @@ from nearcache import AsyncCache, Cache, NotInitialized, Settings, get_multi_red
 from nearcache.core.clock import Clock, clock
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, LoadTimeout
 from nearcache.testing import FakeClock, Faults, Sabotage, drop_pushes, ignore_marks, keep_tainted, sabotage
+from nearcache.testing.links import Held, Verdict
 from nearcache.transport.memory import get_store
 
 TIMEOUT = Settings(_env_file=None).command_timeout
@@ -94,6 +95,7 @@ def test_what_becomes_due_is_called_in_order_at_its_moment() -> None:
     cancel()
     cancel()
     time.after(0, note("now"))
+    assert seen == [("now", 0)]
     time.advance(2.5)
     assert seen == [("now", 0), ("again", 1), ("again", 2), ("later", 2.5)]
 
@@ -129,12 +131,12 @@ async def test_a_soft_timeout_passes(fake_clock: FakeClock, async_cache: AsyncCa
     await async_cache.set("key", "old", ttl=60, grace=600)
     fake_clock.advance(60)
     load = Loader()
-    asking = asyncio.create_task(async_cache.get_or_set("key", load, soft_timeout=0.5))
+    asking = asyncio.create_task(async_cache.get_or_set("key", load, soft_timeout=500, load_timeout=1_000))
     await load.began.wait()
-    fake_clock.advance(0.499)
+    fake_clock.advance(499.5)
     await asyncio.sleep(0)
     assert not asking.done()
-    fake_clock.advance(0.001)
+    fake_clock.advance(0.5)
     assert await asking == "old"
     load.go_on.set()
     assert await async_cache.get_or_set("key", Loader(), soft_timeout=10) == "new"  # the same flight
@@ -159,7 +161,7 @@ async def test_a_holder_goes_on_beating(fake_clock: FakeClock, async_cache: Asyn
     await load.began.wait()
     second = asyncio.create_task(other.get_or_set("key", load))
     for _ in range(10):
-        await asyncio.sleep(0)
+        await asyncio.to_thread(fake_clock.wait_for_timer, 0.6)  # the second one's look at whether the first one lives
         fake_clock.advance(2)
     load.go_on.set()
     assert await asyncio.gather(first, second) == ["new", "new"]
@@ -295,6 +297,30 @@ async def test_timeouts_open_the_breaker(fake_clock: FakeClock, async_cache: Asy
     assert client.breaker.state == "closed"
 
 
+async def test_healing_closes_the_breaker(async_cache: AsyncCache, faults: Faults) -> None:
+    """The store of ``memory://`` is there at once; no probe is needed."""
+    client = async_cache._core.client
+    faults.fail(CommandTimeout)
+    while client.breaker.closed:
+        await async_cache.get("key")
+    faults.heal()
+    assert client.breaker.closed
+    assert await async_cache.ping() == "PONG"
+
+
+async def test_a_late_reply_is_a_sign_of_life(fake_clock: FakeClock, async_cache: AsyncCache, faults: Faults) -> None:
+    breaker = async_cache._core.client.breaker
+    faults.fail(CommandTimeout, times=1)
+    faults.delay(0.5)
+    await async_cache.get("key")
+    asking = asyncio.create_task(async_cache.ping())
+    await asyncio.sleep(0)
+    assert breaker.failing
+    fake_clock.advance(0.5)
+    assert await asking == "PONG"
+    assert not breaker.failing
+
+
 async def test_faults_end_with_the_block(async_cache: AsyncCache) -> None:
     client = async_cache._core.client
     links = vars(client).copy()
@@ -383,6 +409,19 @@ async def test_a_lost_connection_takes_its_replies_with_it(
     fake_clock.advance(1)
 
 
+async def test_a_held_reply_arrives_once_or_never(faults: Faults) -> None:
+    """Even when its timer is set off by another thread at the moment of healing, or of a lost connection."""
+    for end, heard in ((Held.release, 1), (lambda held: held.lose(ConnectionFailed()), 0)):
+        seen: list[list[object]] = []
+        waiter = asyncio.get_running_loop().create_future()
+        held = Held(faults, None, Verdict(None, {}, 60.0), waiter, seen.append, asyncio.get_running_loop())
+        held.set_result([1])
+        end(held)
+        held.arrive()
+        assert len(seen) == heard
+        assert (waiter.exception() is None) is bool(heard)
+
+
 async def test_after_a_lost_connection_the_server_is_asked_again(async_cache: AsyncCache, faults: Faults) -> None:
     await async_cache.set("key", 1)
     faults.fail(match="GET")
@@ -469,14 +508,15 @@ async def test_a_sabotaged_tier_is_stale(
     assert await story(async_cache, other, fake_clock) == "new"  # type: ignore[misc]
 
 
-async def test_ignored_marks_let_an_outdated_version_in(async_cache: AsyncCache, other: AsyncCache) -> None:
+@pytest.mark.parametrize("keys", [[b"counter"], None])
+async def test_ignored_marks_let_an_outdated_version_in(async_cache: AsyncCache, keys: list[bytes] | None) -> None:
     """A tainted mark of a counter matters to ``marks``, not to ``taint``."""
     near = async_cache._core.tier
     link = async_cache._core.client.link()
     for name, learned in (("taint", False), ("marks", True)):
         with sabotage(name):  # type: ignore[arg-type]
             mark = near.mark(b"counter")
-            near.revoked([b"counter"])
+            near.revoked(keys)
             near.learn(link, b"counter", mark, (1, 0))
         assert (link.counters.pop(b"counter", None) is not None) is learned
 
