@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -522,6 +524,29 @@ async def test_ignored_marks_let_an_outdated_version_in(async_cache: AsyncCache,
 
 
 # -- as a whole
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+
+
+@pytest.mark.parametrize("plugin", ["pytest-asyncio", "anyio"])
+def test_the_tests_of_the_page_pass(tmp_path: Path, plugin: str) -> None:
+    """As a user has them: in a directory of their own, with nothing of ours but the fixtures."""
+    samples = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    tests = [sample for sample in samples if "def test_" in sample]
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["nearcache.testing.fixtures"]\n')
+    mark = "import pytest\n\npytestmark = pytest.mark.anyio\n\n" if plugin == "anyio" else ""
+    (tmp_path / "test_page.py").write_text(mark + "\n\n".join(tests))
+    options = ["-p", "no:valkey", "-p", "no:cacheprovider", "-W", "error", "-k", "not trio"]
+    if plugin == "anyio":
+        options += ["-p", "no:asyncio"]
+    else:
+        options += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, tmp_path], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout
+    assert f"{sum(test.count('def test_') for test in tests)} passed" in run.stdout
 
 
 def test_nearcache_does_not_import_it_and_it_does_not_import_pytest() -> None:
