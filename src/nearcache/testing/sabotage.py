@@ -39,15 +39,16 @@ def sabotage(name: Literal["marks", "pushes", "taint"]) -> Sabotage:
     """Switch off the safety of that name, in this process, at once.
 
     Args:
-        name: ``marks``: nothing that happens while a reply is on its way taints its mark. ``pushes``: no
-            invalidation that the server pushes is heard. ``taint``: a reply whose mark is tainted is kept nevertheless.
+        name: ``marks``: no mark counts as tainted, whatever happens to its key while a reply is on its way.
+            ``pushes``: no invalidation that the server pushes is heard. ``taint``: a value whose mark is tainted is
+            kept nevertheless.
     """
     return _SWITCHES[name]()
 
 
 def ignore_marks() -> Sabotage:
     """``sabotage("marks")``."""
-    return Sabotage((NearTier, "_forget", _forget_entry), (NearTier, "_taint_all", _ignore))
+    return Sabotage((NearTier, "_settle", _settle))
 
 
 def drop_pushes() -> Sabotage:
@@ -72,10 +73,9 @@ def _ignore(*_: object) -> None:
     """In the place of something that should have been done."""
 
 
-def _forget_entry(near: Any, key: bytes) -> None:
-    entry = near.entry(key)
-    if entry is not None:
-        near._remove(entry)
+def _settle(near: Any, key: bytes, _: Mark) -> bool:
+    near._marks.pop(key, None)
+    return True
 
 
 def _tell(store: Any, _: object) -> None:
