@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..codec import Codec
 from ..codec.values import decode, dumps, is_immutable
 from ..codec.wire_json import decode as decode_json
-from ..core.found import Found
+from ..core.found import Found, validity
 from ..core.keys import Namespace
 from ..sentinels import Miss
 
@@ -89,6 +89,13 @@ class Entry:
         if type is None and self.value is COPY:
             return self._first(payload)
         return Codec.load(payload, self.envelope is None, type)
+
+    def validity(self) -> Miss | bool | list[bytes]:
+        """``found.validity`` by what the entry's connection knows."""
+        counter = self.site.counter
+        if self.envelope is None and counter not in self.known:
+            return [counter]  # JSON has no version, but a connection that knows none may have been lost
+        return validity(self.envelope, self.site, self.known)
 
     def versions(self) -> Iterator[tuple[bytes, int]]:
         """The counters it depends on, and which of their versions it was made with."""

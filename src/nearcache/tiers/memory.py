@@ -37,7 +37,7 @@ from typing import Any, Final, cast
 
 from ..codec.values import dumps
 from ..core.effects import Link
-from ..core.found import Found, validity
+from ..core.found import Found
 from ..core.keys import Namespace
 from ..core.ports import Mark
 from ..sentinels import Miss
@@ -128,7 +128,7 @@ class NearTier:
         if entry is None:
             return None
         epoch = self.epoch
-        soft = validity(entry.envelope, entry.site, entry.known)
+        soft = entry.validity()
         if not isinstance(soft, bool):
             return None
         now = self.now()
@@ -147,7 +147,7 @@ class NearTier:
         now = self.now()
         if entry is None or now >= entry.dead_until:
             return None
-        if isinstance(validity(entry.envelope, entry.site, entry.known), Miss):
+        if isinstance(entry.validity(), Miss):
             return None
         if any(made < self._least.get(counter, 0) for counter, made in entry.versions()):
             return None
