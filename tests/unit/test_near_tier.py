@@ -557,3 +557,29 @@ def test_the_table_of_counters_is_bounded_and_what_entries_need_stays() -> None:
     assert bench.hit() == "value"
     assert {RED, SITE.counter} <= bench.link.counters.keys()
     bench.near.revoked(None)
+
+
+def test_a_counter_just_learnt_is_known_however_many_entries_need_others() -> None:
+    """Whoever reads it is about to judge a value by it."""
+    bench = Bench(entries=500)
+    for number in range(500):
+        tags = [b"%d.%d" % (number, n) for n in range(4)]
+        for tag in tags:
+            bench.learn(SITE.tag_counter(tag), (1, 0))
+            assert bench.link.counters[SITE.tag_counter(tag)] == (1, 0)
+        bench.keep(name=f"key{number}", tags=[(tag, 1) for tag in tags])
+        assert bench.fresh(f"key{number}")
+    scans = 0
+    forget = bench.near._forget_unused
+
+    def counting(*arguments: Any) -> None:
+        nonlocal scans
+        scans += 1
+        forget(*arguments)
+
+    bench.near._forget_unused = counting  # type: ignore[method-assign]
+    for number in range(10_000):
+        bench.learn(SITE.tag_counter(b"new%d" % number), (1, 0))
+    assert 1 <= scans <= 6, "one walk over all entries for many counters"
+    assert len(bench.link.counters) <= 2 * 2_001 + 1
+    bench.near.revoked(None)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from math import inf
 from time import monotonic
 from typing import Any, Final, cast
@@ -47,6 +48,7 @@ from .eviction import Eviction
 __all__ = ["NearTier"]
 
 _COUNTERS_PER_ENTRY: Final = 2  # how many counters may be known per near entry before unused ones are forgotten
+_JUST_LEARNT: Final = 100  # counters that are not: values are about to be judged by them
 
 
 class _Mark:
@@ -106,7 +108,7 @@ class NearTier:
         self.now = now
         self.on_revoked: Callable[[list[bytes] | None], None] = lambda keys: None
         self._ttl = ttl
-        self._most_counters = max(1000, _COUNTERS_PER_ENTRY * entries)
+        self._few_counters = self._most_counters = max(1000, _COUNTERS_PER_ENTRY * entries)
         self._lock = threading.Lock()
         self._entries: dict[bytes, Entry] = {}
         self._eviction = Eviction(entries, size)
@@ -204,10 +206,13 @@ class NearTier:
                 self._forget_unused(link.counters)
 
     def _forget_unused(self, counters: dict[bytes, tuple[int, int]]) -> None:
-        used = {counter for entry in self._entries.values() for counter, _ in entry.versions()}
+        used = set(islice(reversed(counters), _JUST_LEARNT))
+        used.update(counter for entry in self._entries.values() for counter, _ in entry.versions())
         for table in (counters, self._least):
             for counter in table.keys() - used:
                 del table[counter]
+        # Entries may need more, each its own tags: it is worth looking again when there are twice as many.
+        self._most_counters = max(self._few_counters, 2 * len(counters))
 
     # -- what happens to keys
 
