@@ -1,0 +1,483 @@
+"""The near tier under every order of events: several connections to one server, each with its own queues.
+
+A command waits in its connection's outbox until the server carries it out, and its reply, like each push, in the inbox
+until it is delivered. When each of these happens is for Hypothesis to choose. The plans are the real ones; the server
+is the store of ``memory://`` with a tracking table such as Valkey's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from nearcache.codec import Codec
+from nearcache.core.clock import Clock
+from nearcache.core.effects import Plan, Send, Spawn
+from nearcache.core.flights import Flights
+from nearcache.core.found import Found, judge
+from nearcache.core.keys import Namespace
+from nearcache.core.parts import Parts
+from nearcache.core.reads import Reads
+from nearcache.core.stats import Counters
+from nearcache.core.writes import Item, Writes
+from nearcache.errors import CommandTimeout, ConnectionFailed, ServerError
+from nearcache.tiers import remote
+from nearcache.tiers.memory import NearTier
+from nearcache.transport.memory import MemoryStore
+
+NAMES = ["a", "b"]
+TAG = b"red"
+CONNECTIONS = 2
+NAME = st.sampled_from(NAMES)
+CONNECTION = st.integers(0, CONNECTIONS - 1)
+CHANGE = st.sampled_from(["delete", "soft", "hard", "clear"])
+
+
+class Connection:
+    """One connection of the client; also the link that its plans see."""
+
+    tracks = track_all = True
+    clock = 0.0
+
+    def __init__(self) -> None:
+        self.counters: dict[bytes, tuple[int, int]] = {}
+        self.tracked: set[bytes] = set()
+        self.outbox: deque[tuple[Batch, Any]] = deque()
+        self.inbox: deque[tuple[Batch, Any] | list[bytes]] = deque()
+
+    def watch(self) -> None:
+        """What is pushed is read, sooner or later."""
+
+
+class Batch:
+    """Commands sent back to back, and who waits for their replies."""
+
+    def __init__(self, task: Task, commands: list[Any], hook: Callable[[list[Any]], None] | None, single: bool) -> None:
+        self.task: Task | None = task
+        self.left = len(commands)
+        self.hook = hook
+        self.single = single
+        self.replies: list[Any] = []
+
+
+class Task:
+    """A plan under way.
+
+    Attributes:
+        floor: what had been returned for each key before it began.
+        seen: of a read, the last change of each key when the server carried it out; of a write, its own changes.
+    """
+
+    def __init__(self, plan: Plan[Any], connection: Connection, floor: dict[bytes, int], reads: bool) -> None:
+        self.plan = plan
+        self.connection = connection
+        self.floor = dict(floor)
+        self.reads = reads
+        self.seen: dict[bytes, int] = {}
+
+
+class Server(MemoryStore):
+    """A store that numbers the changes of each key's meaning, and tracks what connections read."""
+
+    def __init__(self, site: Namespace, now: Callable[[], float]) -> None:
+        super().__init__(Clock(now, now))
+        self.site = site
+        self.keys = [site.key(name) for name in NAMES]
+        self.connections = [Connection() for _ in range(CONNECTIONS)]
+        self.changes = 0
+        self.changed_at = dict.fromkeys(self.keys, 0)
+        self.written_at: dict[int, int] = {}
+        self.own: list[bytes] = []
+
+    def run(self, command: Any, connection: Connection | None = None) -> Any:
+        """Carry out a command; pushes for the connection that sent it are left in ``own``, behind its reply."""
+        reply = self.execute(command, connection)  # type: ignore[arg-type]
+        if connection is not None:
+            connection.tracked |= {key for key in _read(command) if key in self.keys or b"~" in key}
+        return reply
+
+    def _tell(self, origin: Any) -> None:
+        changed, evicted = set(self._changed), set(self._evicted)
+        self._changed, self._evicted = [], []
+        for connection in self.connections:
+            keys = ((changed if connection is not origin else set()) | evicted) & connection.tracked
+            connection.tracked -= changed | evicted
+            if keys:
+                (self.own.extend if connection is origin else connection.inbox.append)(sorted(keys))
+        for key in self.keys:
+            envelope = self.envelope(key)
+            counters = set()
+            if envelope is not None:
+                counters = {self.site.counter, *(self.site.tag_counter(tag) for tag, _ in envelope.tags)}
+            if key in changed | evicted or counters & changed:
+                self.changes += 1
+                self.changed_at[key] = self.changes
+                if key in changed and envelope is not None:
+                    self.written_at[envelope.write_id] = self.changes
+
+    def envelope(self, key: bytes) -> Any:
+        stored = self._entries.get(key)
+        return None if stored is None else Codec.open(stored.value, key)
+
+    def known(self) -> dict[bytes, tuple[int, int]]:
+        return {key: remote.version(stored.value) for key, stored in self._side.items() if not key.endswith(b"lease")}
+
+    def holds(self, key: bytes) -> Found:
+        """What a reader would be told who sees everything."""
+        stored = self._entries.get(key)
+        left = self._pttl(key)
+        found = judge(Codec(), self.site, key, stored.value if stored and left != -2 else None, left, self.known())
+        assert isinstance(found, Found)
+        return found
+
+
+def _read(command: Any) -> list[bytes]:
+    """The keys that a command leaves tracked: those it reads and does not write afterwards."""
+    name, *arguments = command
+    if name in ("GET", "MGET"):
+        return arguments
+    if name in ("PTTL", "GETRANGE"):
+        return arguments[:1]
+    if name == "EVAL" and arguments[0] in (remote.READ_COUNTER, remote.RAISE_COUNTER, remote.FILL):
+        return arguments[2:3]
+    return []
+
+
+class Machine(RuleBasedStateMachine):
+    """What one process does, and what others do to the server meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 1_000.0
+        self.site = Namespace("app")
+        self.server = Server(self.site, self.now)
+        self.near = NearTier(10, 10**6, 2.0, now=self.now)
+        for connection in self.server.connections:
+            self.near.attach(connection)
+        parts = Parts(codec=Codec(), remote=remote, near=self.near, flights=Flights(), counters=Counters())
+        self.reads, self.writes = Reads(parts), Writes(parts)
+        self.floor = dict.fromkeys(self.server.keys, 0)
+        self.running: list[Task] = []
+        self.values = 0
+
+    def now(self) -> float:
+        return self.time
+
+    # -- plans
+
+    def start(self, connection: Connection, plan: Plan[Any], *, reads: bool = False) -> None:
+        task = Task(plan, connection, self.floor, reads)
+        self.running.append(task)
+        self.resume(task, plan.send, None)
+
+    def resume(self, task: Task, how: Callable[[Any], Any], value: Any) -> None:
+        try:
+            effect = how(value)
+            while isinstance(effect, Spawn):
+                self.start(task.connection, effect.plan)
+                effect = task.plan.send(None)
+        except StopIteration as stop:
+            self.running.remove(task)
+            self.finished(task, stop.value)
+            return
+        single = isinstance(effect, tuple) and not isinstance(effect, Send)
+        commands = [effect] if single else effect.commands if isinstance(effect, Send) else effect
+        batch = Batch(task, commands, effect.hook if isinstance(effect, Send) else None, single)
+        task.connection.outbox.extend((batch, command) for command in commands)
+
+    def finished(self, task: Task, result: Any) -> None:
+        if task.reads:
+            for key, found in result.items():
+                if not found.rescued:
+                    self.returned(key, found, task)
+        elif result is not False:
+            for key, change in task.seen.items():
+                self.floor[key] = max(self.floor[key], change)
+
+    def returned(self, key: bytes, found: Found, task: Task) -> None:
+        at = task.seen.get(key, 0) if found.tier == "server" else 0
+        if found.fresh and found.envelope is not None:
+            written = self.server.written_at[found.envelope.write_id]
+            assert written >= task.floor[key], f"{key!r} went back: {written} after {task.floor[key]}"
+            at = max(at, written)
+        self.floor[key] = max(self.floor[key], at)
+
+    # -- the process
+
+    @invariant()
+    def hit(self) -> None:
+        """The path of a hit, as the caches take it."""
+        for key, entry in [(self.site.key(name), entry) for name, entry in self.site.near.items()]:
+            if entry.epoch == self.near.epoch and self.time < entry.quick_until:
+                written = self.server.written_at[entry.envelope.write_id]
+                assert written >= self.floor[key], f"{key!r} went back: {written} after {self.floor[key]}"
+                self.floor[key] = written
+
+    @rule(connection=CONNECTION, names=st.sets(NAME, min_size=1), near=st.booleans(), at_once=st.booleans())
+    def read(self, connection: int, names: set[str], near: bool, at_once: bool) -> None:
+        link = self.server.connections[connection]
+        keys = {name: self.site.key(name) for name in sorted(names)}
+        self.start(link, self.reads.look(link, self.site, keys, near), reads=True)
+        if at_once:
+            self.catch_up(link)
+
+    @rule(connection=CONNECTION, name=NAME, ttl=st.sampled_from([None, 1_000, 3_000]), tagged=st.booleans())
+    def set(self, connection: int, name: str, ttl: int | None, tagged: bool) -> None:
+        link = self.server.connections[connection]
+        self.values += 1
+        items = {self.site.key(name): Item(name, self.values)}
+        tags = [TAG] if tagged else []
+        self.start(link, self.writes.set_many(link, self.site, items, ttl, 500 if ttl else 0, tags))
+
+    @rule(connection=CONNECTION, name=NAME, what=CHANGE | st.just("expire"), at_once=st.booleans())
+    def change(self, connection: int, name: str, what: str, at_once: bool) -> None:
+        link, site, key = self.server.connections[connection], self.site, self.site.key(name)
+        writes = self.writes
+        plans: dict[str, Callable[[], Plan[Any]]] = {
+            "delete": lambda: writes.delete(link, site, [key]),
+            "expire": lambda: writes.expire(link, site, key, 1_000),
+            "soft": lambda: writes.raise_tags(link, site, [TAG], soft=True),
+            "hard": lambda: writes.raise_tags(link, site, [TAG], soft=False),
+            "clear": lambda: writes.clear(link, site, wait=False),
+        }
+        self.start(link, plans[what]())
+        if at_once:
+            self.catch_up(link)
+
+    # -- others
+
+    @rule(name=NAME, ttl=st.sampled_from([None, 1_000, 3_000]), tagged=st.booleans())
+    def others_set(self, name: str, ttl: int | None, tagged: bool) -> None:
+        key, site = self.site.key(name), self.site
+        version = remote.version(self.server.run(remote.read_counter(site.counter)))[0]
+        made = max(remote.version(self.server.run(remote.read_counter(site.tag_counter(TAG)))))
+        self.values += 1
+        data = Codec().encode(self.values, key, version, 500 if ttl else 0, tags=[(TAG, made)] if tagged else [])
+        for command in remote.store(key, data, ttl and ttl + 500, read_back=False):
+            self.server.run(command)
+
+    @rule(name=NAME, what=CHANGE)
+    def others_change(self, name: str, what: str) -> None:
+        if what == "delete":
+            self.server.run(("UNLINK", self.site.key(name)))
+        else:
+            counter = self.site.counter if what == "clear" else self.site.tag_counter(TAG)
+            self.server.run(remote.raise_counter(counter, soft=what == "soft"))
+
+    @rule(seconds=st.sampled_from([0.25, 1.0, 2.0]))
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+    # -- the wires
+
+    @rule(connection=CONNECTION, count=st.sampled_from([1, 2, 99]))
+    def carry_out(self, connection: int, count: int) -> None:
+        link = self.server.connections[connection]
+        for _ in range(min(count, len(link.outbox))):
+            self.carry_out_next(link)
+
+    def carry_out_next(self, connection: Connection) -> None:
+        batch, command = connection.outbox.popleft()
+        before = dict(self.server.changed_at)
+        reply = self.server.run(command, connection)
+        connection.inbox.append((batch, reply))
+        if self.server.own:
+            connection.inbox.append(self.server.own)
+            self.server.own = []
+        if batch.task is not None:
+            after = self.server.changed_at.items()
+            batch.task.seen |= {key: n for key, n in after if batch.task.reads or n != before[key]}
+
+    @rule(connection=CONNECTION, all=st.booleans())
+    def deliver(self, connection: int, all: bool) -> None:
+        link = self.server.connections[connection]
+        while self.deliver_next(link) and all:
+            pass
+
+    def deliver_next(self, connection: Connection) -> bool:
+        """Deliver a push, or replies until somebody is told; whether there was anything."""
+        while connection.inbox:
+            item = connection.inbox.popleft()
+            if isinstance(item, list):
+                self.near.revoked(item)
+                return True
+            batch, reply = item
+            batch.replies.append(reply)
+            batch.left -= 1
+            if batch.left:
+                continue
+            if batch.hook is not None:
+                batch.hook(batch.replies)
+            if batch.task is not None:
+                self.resume(batch.task, batch.task.plan.send, batch.replies[0] if batch.single else batch.replies)
+            return True
+        return False
+
+    def catch_up(self, connection: Connection) -> None:
+        """Carry out and deliver whatever is under way."""
+        while connection.outbox or connection.inbox:
+            while connection.outbox:
+                self.carry_out_next(connection)
+            while self.deliver_next(connection):
+                pass
+
+    def fail(self, batches: list[Batch], error: Callable[[], ServerError]) -> None:
+        for batch in dict.fromkeys(batches):
+            task, batch.task = batch.task, None
+            if task is not None:
+                self.resume(task, task.plan.throw, error())
+
+    @rule(connection=CONNECTION)
+    def time_out(self, connection: int) -> None:
+        """Whoever waits longest gives up; the reply still comes."""
+        self.fail(self.waiting(connection)[:1], lambda: CommandTimeout("late"))
+
+    @rule(connection=CONNECTION)
+    def lose(self, connection: int) -> None:
+        link, waiting = self.server.connections[connection], self.waiting(connection)
+        link.inbox.clear()
+        link.outbox.clear()
+        link.tracked.clear()
+        self.near.lost(link)
+        self.fail(waiting, lambda: ConnectionFailed("gone"))
+
+    def waiting(self, connection: int) -> list[Batch]:
+        link = self.server.connections[connection]
+        return [item[0] for item in (*link.inbox, *link.outbox) if isinstance(item, tuple)]
+
+    # -- when all has been said
+
+    @rule()
+    def settle(self) -> None:
+        while any(connection.outbox or connection.inbox for connection in self.server.connections):
+            for connection in self.server.connections:
+                self.catch_up(connection)
+        assert not self.running
+        assert not self.near._marks
+        assert not self.near._watches
+        assert self.site.near == {entry.name: entry for entry in self.near._entries.values()}
+        for key in self.server.keys:
+            held, right = self.near.find(key, self.site), self.server.holds(key)
+            if held is None or not held.fresh:
+                continue
+            assert right.fresh
+            assert held.envelope == right.envelope
+            if held.remaining_ms is None or right.remaining_ms is None:
+                assert held.remaining_ms == right.remaining_ms
+            else:
+                assert held.remaining_ms <= right.remaining_ms
+
+    def teardown(self) -> None:
+        self.settle()
+
+
+Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+test_whatever_happens_in_whatever_order = Machine.TestCase
+
+
+# -- that it notices: each story is told as the tier is, and with a piece of it broken
+
+
+def always_settled(self: Any, key: bytes, mark: Any) -> bool:
+    """What is tainted is kept all the same."""
+    if not mark.tainted:
+        mark.tainted = True
+        del self._marks[key]
+    return True
+
+
+def lose_nothing(self: Any, link: Any) -> None:
+    """A connection is lost, and what it vouched for stays."""
+    with self._lock:
+        self._taint_all()
+
+
+arrived = NearTier.arrived
+
+
+def leave_what_is_kept(self: Any, key: bytes, mark: Any, *rest: Any) -> None:
+    """A tainted reply that differs takes nothing away."""
+    if not mark.tainted:
+        arrived(self, key, mark, *rest)
+
+
+def two_replies(machine: Machine) -> None:
+    """A read is overtaken by a write of others and by a read on another connection, which tells of it."""
+    read(machine, 0)
+    machine.carry_out(connection=0, count=99)
+    others_set(machine)
+    read(machine, 1)
+    machine.carry_out(connection=1, count=99)
+
+
+def late_old_reply(machine: Machine) -> None:
+    two_replies(machine)
+    machine.deliver(connection=1, all=False)
+    machine.deliver(connection=0, all=False)
+
+
+def early_old_reply(machine: Machine) -> None:
+    two_replies(machine)
+    machine.deliver(connection=0, all=False)
+    machine.deliver(connection=1, all=False)
+
+
+def pushed(machine: Machine) -> None:
+    read(machine, 0, at_once=True)
+    others_set(machine)
+
+
+def read_before_an_own_delete(machine: Machine) -> None:
+    machine.change(connection=0, name="a", what="delete", at_once=False)
+    read(machine, 1, at_once=True)
+    machine.carry_out(connection=0, count=99)
+    machine.deliver(connection=0, all=False)
+
+
+def lost(machine: Machine) -> None:
+    read(machine, 0, at_once=True)
+    machine.lose(connection=0)
+    others_set(machine)
+
+
+def read(machine: Machine, connection: int, *, at_once: bool = False) -> None:
+    machine.read(connection=connection, names={"a"}, near=False, at_once=at_once)
+
+
+def others_set(machine: Machine) -> None:
+    machine.others_set(name="a", ttl=None, tagged=False)
+
+
+STORIES: list[tuple[Callable[[Machine], None], str, Callable[..., Any]]] = [
+    (late_old_reply, "_settle", always_settled),
+    (early_old_reply, "arrived", leave_what_is_kept),
+    (pushed, "revoked", lambda self, keys: None),
+    (read_before_an_own_delete, "wrote", lambda self, keys, watched: None),
+    (lost, "lost", lose_nothing),
+]
+
+
+def tell(story: Callable[[Machine], None]) -> None:
+    machine = Machine()
+    others_set(machine)
+    for connection in range(CONNECTIONS):  # the versions are known on each
+        machine.read(connection=connection, names={"b"}, near=False, at_once=True)
+    story(machine)
+    machine.hit()
+    machine.settle()
+
+
+@pytest.mark.parametrize(("story", "name", "instead"), STORIES, ids=[story.__name__ for story, *_ in STORIES])
+def test_it_notices(
+    monkeypatch: pytest.MonkeyPatch, story: Callable[[Machine], None], name: str, instead: Callable[..., Any]
+) -> None:
+    tell(story)
+    monkeypatch.setattr(NearTier, name, instead)
+    with pytest.raises(AssertionError):
+        tell(story)
