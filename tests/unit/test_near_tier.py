@@ -13,7 +13,8 @@ from nearcache.core.found import Found, judge
 from nearcache.core.keys import Namespace
 from nearcache.core.ports import Mark
 from nearcache.sentinels import Miss
-from nearcache.tiers.memory import COPY, Entry, NearTier
+from nearcache.tiers.entry import COPY, Entry
+from nearcache.tiers.memory import NearTier
 
 SITE = Namespace("app")
 KEY = SITE.key("key")
@@ -60,7 +61,7 @@ class Bench:
     def arrive(self, found: Found, mark: Mark | None = None, link: Link | None = None, name: str = "key") -> None:
         key = SITE.key(name)
         mark = mark or self.near.mark(key)
-        self.near.arrived(key, mark, link or self.link, SITE, name, found, self.time)
+        self.near.arrived(key, mark, link or self.link, SITE, name, found, self.time, self.near.epoch)
 
     def keep(self, value: Any = "value", pttl: int = -1, name: str = "key", **options: Any) -> Entry:
         self.arrive(self.found(value, pttl, SITE.key(name), **options), name=name)
@@ -120,7 +121,7 @@ def test_a_value_ends_with_its_own_time_to_live(bench: Bench) -> None:
 def test_time_counts_from_when_the_read_was_sent(bench: Bench) -> None:
     sent, mark = bench.time, bench.near.mark(KEY)
     bench.time += 3.0
-    bench.near.arrived(KEY, mark, bench.link, SITE, "key", bench.found("value", 5_000), sent)
+    bench.near.arrived(KEY, mark, bench.link, SITE, "key", bench.found("value", 5_000), sent, bench.near.epoch)
     bench.time = sent + 4.875
     assert bench.fresh()
     bench.time = sent + 5.0
