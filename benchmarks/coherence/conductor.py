@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"read": tuple(READS), "write": tuple(WRIT
 _ROUND = 1.0  # seconds
 _PATIENCE = (2.0, 0.2)  # seconds; a second look finds what arrives after the first
 _SHOWN = 20
+_ENOUGH = 300  # violations after which looking for more would only take time
 _NOTES = ("load", "cancelled", "retry", "miss", "behind")
 _PACKAGES = ("nearcache", "hiredis", "msgspec", "uvloop")
 
@@ -150,9 +151,9 @@ def run(arguments: argparse.Namespace) -> Findings:
 
 
 def _conduct(workers: list[Process], faults: Faults, findings: Findings) -> None:
-    rounds = findings.rounds = math.ceil(findings.seconds / _ROUND)
+    rounds = math.ceil(findings.seconds / _ROUND)
+    seconds = findings.seconds / rounds
     for turn in range(rounds):
-        seconds = findings.seconds / rounds
         for each in workers:
             each.tell("run", seconds, turn)
         faults.inject(seconds)
@@ -164,6 +165,10 @@ def _conduct(workers: list[Process], faults: Faults, findings: Findings) -> None
             answers = [each.answer() for each in workers]
             findings.found = [found for found, _ in answers]
             findings.violations = [violation for _, violations in answers for violation in violations]
+        findings.rounds = turn + 1
+        if findings.total >= _ENOUGH:
+            findings.seconds = findings.rounds * seconds
+            break
     findings.commands = faults.commands()
     findings.injected = faults.injected
     findings.injected["block"] = sum(counts["block"] for counts in findings.operations)

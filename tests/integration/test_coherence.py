@@ -29,7 +29,7 @@ def test_the_checker_does_not_cry_wolf(tmp_path: Path) -> None:
     """Reads and writes that the server does one by one are coherent, whatever fails."""
     report = check(
         tmp_path / "report",
-        *("--seconds", "4", "--only", "get,get_many"),
+        *("--seconds", "3", "--only", "get,get_many"),
         NEARCACHE_NEAR_ENABLED="false",
     )
     assert report["exit_code"] == 0, report["text"]
@@ -42,7 +42,7 @@ def test_the_checker_does_not_cry_wolf(tmp_path: Path) -> None:
 
 @pytest.mark.xfail(reason="a load that ends late overwrites what another process wrote meanwhile")
 def test_no_reader_sees_a_value_from_the_past(tmp_path: Path) -> None:
-    report = check(tmp_path / "report", "--seconds", "6")
+    report = check(tmp_path / "report", "--seconds", "5")
     assert report["exit_code"] == 0, report["text"]
     assert min(report["injected"][name] for name in ("kill", "block")) > 0
     for operations in report["operations"]:
