@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -71,8 +71,10 @@ class Findings:
             row = [counts[name] for counts in self.operations]
             write(f"  {name:16}" + "".join(f"{count:12,}" for count in (*row, sum(row))))
         reads, writes = (sum(each[name] for each in self.operations for name in names) for names in (READS, WRITES))
-        rate = (reads + writes) / self.seconds
-        write(f"\n{reads:,} reads and {writes:,} writes, {rate:,.0f}/s; the server saw {self.commands:,} commands")
+        rate = (reads + writes) / (self.rounds * _ROUND)
+        write(
+            f"\n{reads:,} reads and {writes:,} writes, {rate:,.0f}/s between rests; the server saw {self.commands:,} commands"
+        )
         write("faults: " + (", ".join(f"{count} {kind}" for kind, count in self.injected.items()) or "none"))
         write(f"violations: {self.total:,}" + "".join(f"; {n:,} {kind}" for kind, n in sorted(self._kinds().items())))
         for violation in self.violations[:_SHOWN]:
@@ -119,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Findings:
-    """Look for violations for so many seconds.
+    """Look for violations for so many seconds, rests included.
 
     Raises:
         ValueError: what is to be broken cannot be, or there is no operation or fault of that name.
@@ -151,12 +153,11 @@ def run(arguments: argparse.Namespace) -> Findings:
 
 
 def _conduct(workers: list[Process], faults: Faults, findings: Findings) -> None:
-    rounds = math.ceil(findings.seconds / _ROUND)
-    seconds = findings.seconds / rounds
-    for turn in range(rounds):
+    end = time.monotonic() + findings.seconds
+    while time.monotonic() < end and findings.total < _ENOUGH:
         for each in workers:
-            each.tell("run", seconds, turn)
-        faults.inject(seconds)
+            each.tell("run", _ROUND, findings.rounds)
+        faults.inject(_ROUND)
         for each, counts in zip(workers, findings.operations, strict=True):
             counts.update(each.answer())
         for patience in _PATIENCE:
@@ -165,10 +166,7 @@ def _conduct(workers: list[Process], faults: Faults, findings: Findings) -> None
             answers = [each.answer() for each in workers]
             findings.found = [found for found, _ in answers]
             findings.violations = [violation for _, violations in answers for violation in violations]
-        findings.rounds = turn + 1
-        if findings.total >= _ENOUGH:
-            findings.seconds = findings.rounds * seconds
-            break
+        findings.rounds += 1
     findings.commands = faults.commands()
     findings.injected = faults.injected
     findings.injected["block"] = sum(counts["block"] for counts in findings.operations)
