@@ -72,9 +72,8 @@ class Findings:
             write(f"  {name:16}" + "".join(f"{count:12,}" for count in (*row, sum(row))))
         reads, writes = (sum(each[name] for each in self.operations for name in names) for names in (READS, WRITES))
         rate = (reads + writes) / (self.rounds * _ROUND)
-        write(
-            f"\n{reads:,} reads and {writes:,} writes, {rate:,.0f}/s between rests; the server saw {self.commands:,} commands"
-        )
+        write(f"\n{reads:,} reads and {writes:,} writes, {rate:,.0f}/s between rests")
+        write(f"the server carried out {self.commands:,} commands, those of the checks at rest included")
         write("faults: " + (", ".join(f"{count} {kind}" for kind, count in self.injected.items()) or "none"))
         write(f"violations: {self.total:,}" + "".join(f"; {n:,} {kind}" for kind, n in sorted(self._kinds().items())))
         for violation in self.violations[:_SHOWN]:
