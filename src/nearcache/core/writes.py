@@ -205,9 +205,10 @@ class Writes:
     def _quietly(self, plan: Plan[int]) -> Plan[int]:
         try:
             return (yield from plan)
-        except ServerError as error:
-            # What stays behind is invalid already and goes with its TTL.
-            return self._parts.failed(error, 0)
+        except ServerError:
+            # Nobody waits. What stays behind is invalid already and goes with its TTL.
+            self._parts.counters.errors += 1
+            return 0
 
     def ping(self) -> Plan[str]:
         """``PONG``.
