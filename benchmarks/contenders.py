@@ -51,7 +51,7 @@ async def _nearcache(server: Server) -> AsyncIterator[Store]:
     from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
 
     cache = AsyncCache(ttl=_TTL, namespace="bench", near=False)
-    await cache.initialize(Settings(redis_url=server.url))
+    await cache.initialize(Settings(redis_url=server.url, near_enabled=False))
     yield Store(cache.get, cache.set)
     await get_multi_redis_connection_manager().disconnect_all()
 
@@ -65,7 +65,7 @@ async def _lane(server: Server) -> AsyncIterator[Store]:
     from nearcache.connections import MultiRedisConnectionManager
 
     manager = MultiRedisConnectionManager()
-    await manager.initialize_all(Settings(redis_url=server.url), strict=True)
+    await manager.initialize_all(Settings(redis_url=server.url, near_enabled=False), strict=True)
     post = manager.client("cache").link().post
     create_future = asyncio.get_running_loop().create_future
 

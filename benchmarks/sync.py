@@ -40,7 +40,7 @@ def _nearcache(server: Server) -> Iterator[Store]:
     from nearcache import Cache, Settings, get_multi_redis_connection_manager
 
     cache = Cache(ttl=_TTL, namespace="bench", near=False)
-    cache.initialize(Settings(redis_url=server.url))
+    cache.initialize(Settings(redis_url=server.url, near_enabled=False))
     yield Store(cache.get, cache.set)
     get_multi_redis_connection_manager().close()
 

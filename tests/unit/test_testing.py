@@ -9,15 +9,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from nearcache import AsyncCache, Cache, NotInitialized, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Cache, NotInitialized, Settings
+from nearcache.client import Client
 from nearcache.core.clock import Clock, clock
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, LoadTimeout
 from nearcache.testing import FakeClock, Faults, Sabotage, drop_pushes, ignore_marks, keep_tainted, sabotage
 from nearcache.testing.links import Held, Verdict
+from nearcache.transport.endpoint import parse_url
 from nearcache.transport.memory import get_store
 
 TIMEOUT = Settings(_env_file=None).command_timeout
@@ -26,11 +27,9 @@ TIMEOUT = Settings(_env_file=None).command_timeout
 @pytest.fixture
 def other(memory_settings: Settings) -> AsyncCache:
     """A cache on another client of the same store, as another process has it."""
-    manager = get_multi_redis_connection_manager()
-    name = f"other-{uuid4().hex}"
-    manager.register(name, f"{memory_settings.redis_url.get_secret_value()}?db=0")  # type: ignore[union-attr]
-    cache = AsyncCache(3600, "test", name)
-    cache.sync().initialize(memory_settings)
+    url = memory_settings.redis_url.get_secret_value()  # type: ignore[union-attr]
+    cache = AsyncCache(3600, "test")
+    cache._core.bind(Client("other", parse_url(url, variable="REDIS_URL"), memory_settings))
     return cache
 
 

@@ -61,6 +61,9 @@ class Parts:
         Args:
             start: what counters that are not there begin with; now when empty.
         """
+        version = link.counters.get(site.counter)
+        if version is not None and not tags:
+            return {site.counter: version}
         counters = [site.counter, *map(site.tag_counter, tags)]
         known = {counter: link.counters[counter] for counter in counters if counter in link.counters}
         unknown = [counter for counter in counters if counter not in known]

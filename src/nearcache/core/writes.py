@@ -82,20 +82,27 @@ class Writes:
             key: parts.codec.encode(item.value, key, version, grace_ms, created_ms=now_ms, tags=versions)
             for key, item in items.items()
         }
-        storing = Storing(parts, link, site, {key: item.name for key, item in items.items()})
-        for key, data in datas.items():
-            storing.add(key, data, parts.remote.store(key, data, _physical(ttl_ms, grace_ms), read_back=storing.keeps))
+        physical = _physical(ttl_ms, grace_ms)
         checking = None if link.tracks else Asking(parts, link, known)
-        try:
-            replies = yield Send([*storing.commands, *(checking.commands if checking else ())], storing.parse)
-        except ServerError:
-            storing.give_up()
-            raise
+        checks = checking.commands if checking else []
+        if parts.near.keeps and link.track_all:
+            storing = Storing(parts, link, site, {key: item.name for key, item in items.items()})
+            for key, data in datas.items():
+                storing.add(key, data, parts.remote.store(key, data, physical, read_back=True))
+            try:
+                replies = yield Send([*storing.commands, *checks], storing.parse)
+            except ServerError:
+                storing.give_up()
+                raise
+        else:
+            commands = [c for k, d in datas.items() for c in parts.remote.store(k, d, physical, read_back=False)]
+            replies = yield commands + checks
+            parts.near.wrote(items, map(parts.remote.lease, items))
         for reply in replies:
             parts.remote.check(reply)
         if checking is None:
             return all(link.counters.get(counter) == version for counter, version in known.items())
-        checking.parse(replies[len(storing.commands) :])
+        checking.parse(replies[-len(checks) :])
         return checking.known == known
 
     def delete(self, link: Link, site: Namespace, keys: Sequence[bytes]) -> Plan[int]:
@@ -232,7 +239,6 @@ class Storing:
         self._sent = parts.near.now()
         self._marks: dict[bytes, Mark] = {}
         self._datas: dict[bytes, tuple[bytes, int]] = {}  # the bytes, and where their reply is
-        self.keeps = parts.near.keeps and link.track_all
         self.commands: list[Command] = []
 
     def add(self, key: bytes, data: bytes, commands: list[Command]) -> None:
@@ -255,7 +261,7 @@ class Storing:
             pttl = replies[place]
             if not isinstance(pttl, int):
                 parts.near.settle(key, self._marks[key])
-                if pttl is not None:  # not read back, or refused: what the server holds is not known
+                if pttl is not None:  # refused: what the server holds is not known
                     parts.near.drop([key])
                 continue
             verdict = judge(parts.codec, site, key, data, pttl, link.counters)

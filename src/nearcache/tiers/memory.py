@@ -240,6 +240,8 @@ class NearTier:
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """An own write of these keys is sent or was answered: whatever is known of them is out of date."""
+        if not self._entries and not self._marks:
+            return
         with self._lock:
             for key in keys:
                 self._forget(key)
@@ -247,6 +249,8 @@ class NearTier:
     def wrote(self, keys: Iterable[bytes], watched: Iterable[bytes]) -> None:
         """An own write of these keys was answered; who watches one of ``watched`` is not told by the server."""
         fired: list[_Watch] = []
+        if not (self._entries or self._marks or self._watches):
+            return
         with self._lock:
             for key in keys:
                 self._forget(key)
