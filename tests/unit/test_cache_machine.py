@@ -84,7 +84,8 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.settled()
-        del _stores[self.store, 0]
+        for place in [place for place in _stores if place[0] == self.store]:
+            del _stores[place]
 
     # -- the model
 
