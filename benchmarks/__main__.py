@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from . import coherence, invalidation, local, memory, remote, stampede, sync
+from . import coherence, eviction, invalidation, local, memory, remote, stampede, sync
 
 
 class Result(Protocol):
@@ -44,6 +44,15 @@ BENCHMARKS = {
         rounds=5,
         add_arguments=invalidation.add_arguments,
     ),
+    "eviction": Benchmark(
+        "hit ratios of the near tier's eviction",
+        eviction.run,
+        eviction.CHOICES,
+        seconds=None,
+        rounds=3,
+        apart=False,
+        add_arguments=eviction.add_arguments,
+    ),
     "memory": Benchmark("bytes per entry of the process", memory.run, memory.CHOICES, None, 1),
     "coherence": Benchmark(
         "a checker: no value from the past, whatever fails",
@@ -78,7 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 type=lambda words: words.split(","),
                 default=[],
                 metavar="WORD,…",
-                help="of each kind what is named: " + "; ".join(map(" ".join, benchmark.choices.values())),
+                # A % would begin a placeholder.
+                help=f"of each kind what is named: {'; '.join(map(' '.join, benchmark.choices.values()))}".replace(
+                    "%", "%%"
+                ),
             )
         if benchmark.apart:
             command.add_argument("--anywhere", action="store_true", help="let server and clients share the processors")

@@ -115,15 +115,16 @@ class Report:
         path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def environment(server: Server, packages: Iterable[str]) -> dict[str, str]:
-    """What the numbers depend on: versions, processor, and who else is at work."""
+def environment(server: Server | None, packages: Iterable[str]) -> dict[str, str]:
+    """What the numbers depend on: versions, processor, server if any, and who else is at work."""
     load = " ".join(f"{minutes:.2f}" for minutes in os.getloadavg())
     versions = (f"{package} {_version(package)}" for package in dict.fromkeys(packages))
+    running = f"{server.version}, started for this run, on 127.0.0.1, {server.placement}" if server else None
     return {
         "when": datetime.now(UTC).isoformat(timespec="minutes"),
         "python": f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}",
         "cpu": f"{os.cpu_count()} x {_processor()}; load {load}",
-        "server": f"{server.version}, started for this run, on 127.0.0.1, {server.placement}",
+        **({"server": running} if running else {}),
         "packages": ", ".join(versions),
     }
 

@@ -56,6 +56,33 @@ def test_sync_measures_both_loops(tmp_path: Path) -> None:
     )
 
 
+def test_eviction_replays_every_trace_that_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "eviction.json"
+    chosen = ("--only", "web07,zipf-1.2,nearcache", "--rounds", "1", "--traces", str(tmp_path))
+    done = _run("eviction", *chosen, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert [(cell["trace"], cell["of_keys"]) for cell in report["cells"]] == [("zipf-1.2", "1%"), ("zipf-1.2", "10%")]
+    for cell in report["cells"]:
+        ratios = cell["ratios"]
+        assert 0 < ratios["LRU"] < ratios["nearcache"] < ratios["Belady"] < 1
+        share = (ratios["nearcache"] - ratios["LRU"]) / (ratios["Belady"] - ratios["LRU"])
+        assert cell["shares"] == {"nearcache": pytest.approx(share)}
+        assert min(cell["lru_ns"], cell["own_ns"]) > 0
+    shares = [cell["shares"]["nearcache"] for cell in report["cells"]]
+    assert report["contenders"]["nearcache"]["mean_share"] == pytest.approx(sum(shares) / 2)
+    assert "web07        not measured: not found, skipped" in done.stdout
+
+
+def test_eviction_without_a_library(tmp_path: Path) -> None:
+    file = tmp_path / "eviction.json"
+    done = _run("eviction", "--only", "zipf-1.2,1%,theine", "--rounds", "1", "--json", str(file), without="theine")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert "theine" in report["missing"]
+    assert [set(cell["ratios"]) for cell in report["cells"]] == [{"LRU", "Belady"}]
+
+
 @pytest.mark.parametrize(("module", "missing"), [("coredis", "coredis"), ("uvloop", "uvloop")])
 def test_what_is_not_installed_is_reported(module: str, missing: str, tmp_path: Path) -> None:
     file = tmp_path / "remote.json"
