@@ -25,7 +25,7 @@ from nearcache.tiers.eviction import Eviction
 
 from .report import environment, select
 
-__all__ = ["CHOICES", "run", "add_arguments"]
+__all__ = ["CHOICES", "add_arguments", "run"]
 
 Keys = Sequence[bytes]
 Replay = Callable[[Keys, int], int]  # to the number of hits
