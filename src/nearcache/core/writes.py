@@ -194,6 +194,7 @@ class Writes:
         except ServerError:
             for counter, mark in zip(counters, marks, strict=True):
                 near.settle(counter, mark)
+            near.revoked(counters)  # it may have been carried out, and nobody tells us of our own writes
             raise
         return [tuple(remote.check(reply)) for reply in replies[each - 1 :: each]]
 

@@ -134,6 +134,8 @@ class NearTier:
         if not isinstance(soft, bool):
             return None
         now = self.now()
+        if now >= entry.dead_until:
+            return None
         if soft or now >= entry.fresh_until:
             return self._found(entry, now, soft=soft)
         if now >= entry.quick_until:
