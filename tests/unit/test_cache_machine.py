@@ -236,6 +236,13 @@ class Machine(RuleBasedStateMachine):
 
         return calls, value, load
 
+    @rule(cache=CACHE, name=NAME, tags=TAGS)
+    def fail_with_a_stale_value(self, cache: int, name: str, tags: set[str]) -> None:
+        """Rare by chance, and what follows is worth a look."""
+        self.set(cache=cache, name=name, ttl=2, grace=4, tags=tags)
+        self.advance(seconds=2.5)
+        self.get_or_set(cache=cache, name=name, ttl=None, grace=0, tags=set(), fails=True)
+
     # -- time
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.5, 5.0]))

@@ -538,12 +538,28 @@ def test_when_the_server_cannot_be_asked_the_loader_is_called_and_nothing_is_sto
     assert end(plan, None) == Outcome("loaded")
 
 
-def test_after_somebodys_failure_a_load_without_a_stale_value_runs_alone() -> None:
+def test_after_somebodys_failure_only_who_has_a_stale_value_waits() -> None:
+    bench = Bench(Link(version=7))
+    for raw, pttl, dead in (
+        (None, -2, remote.RETRY),
+        (bench.raw("invalid", 6), -1, remote.RETRY),
+        (bench.raw("stale", grace_ms=500), 400, b""),
+    ):
+        plan = bench.get_or_set()
+        loading = lead(plan, next(plan), raw, pttl)
+        assert next(loading).commands[-1][-1] == dead
+        loading.close()
+        plan.close()
+
+
+def test_a_stale_value_is_served_while_nobody_shall_try_again() -> None:
     bench = Bench(Link(version=7))
     plan = bench.get_or_set()
-    loading = lead(plan, next(plan), None, -2)
-    assert isinstance(reply(loading, next(loading), b"OK", [0, None, -2, remote.RETRY, 0, b"1"]), Load)
-    assert end(loading, Outcome("loaded")) is None, "no write"
+    loading = lead(plan, next(plan), bench.raw("stale", grace_ms=500), 400)
+    assert finish(loading, next(loading), b"OK", [0, None, 400, remote.RETRY, 1, b"1"]) is None
+    next(plan)
+    assert end(plan, None) == Outcome("stale")
+    assert bench.counters.loads == 0
 
 
 def test_a_value_of_another_type_does_not_stand_in_for_a_load_that_failed() -> None:
