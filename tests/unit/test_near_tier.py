@@ -306,11 +306,12 @@ def test_the_first_reply_uses_the_mark_up(bench: Bench) -> None:
     assert not bench.near.settle(KEY, first)
 
 
-def test_a_tainted_reply_that_differs_takes_away_what_is_kept(bench: Bench) -> None:
+@pytest.mark.parametrize("wire", ["native", "json"])
+def test_a_tainted_reply_that_differs_takes_away_what_is_kept(bench: Bench, wire: Any) -> None:
     """Which of the two is newer cannot be told: they came on two connections."""
     mark = bench.near.mark(KEY)
-    bench.arrive(bench.found("one"), mark)
-    bench.arrive(bench.found("two"), mark, bench.other)
+    bench.arrive(bench.found("one", wire=wire), mark)
+    bench.arrive(bench.found("two", wire=wire), mark, bench.other)
     assert bench.find() is None
 
 
@@ -366,6 +367,7 @@ def test_a_lost_connection_taints_all_marks(bench: Bench) -> None:
 
 def test_where_not_everything_is_tracked_nothing_is_kept(bench: Bench) -> None:
     link = Link(bench.near, track_all=False)
+    bench.learn(SITE.counter, (7, 0), link)
     bench.arrive(bench.found("one"), link=link)
     assert bench.find() is None
     bench.keep("one")
@@ -422,6 +424,8 @@ def test_a_closed_watch_is_silent(bench: Bench) -> None:
     closed.close()
     bench.near.revoked([KEY])
     assert (closed.fired, open_.fired, woken) == (False, True, [])
+    bench.near.watch([KEY, RED]).close()
+    assert bench.near._watches == {}
 
 
 def test_wakers_may_use_the_tier(bench: Bench) -> None:
