@@ -6,6 +6,7 @@ The model is a dictionary. It knows nothing of envelopes, counters, tiers or lea
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -252,6 +253,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def settled(self) -> None:
         """No operation is under way: nothing of one is left."""
+        for thread in threading.enumerate():
+            if thread.name == "nearcache-load":  # it has landed its flight, and is clearing up
+                thread.join(10)
         for client in self.clients:
             assert (client.near._marks, client.near._watches, len(client.flights)) == ({}, {}, 0)
             assert client.holder._loads == {}
