@@ -233,7 +233,8 @@ async def test_a_hit_sends_nothing_and_a_fill_its_script_only(
     for _ in range(100):
         assert await cache.get("key") == "value"
         assert await cache.get_or_set("key", lambda: "other") == "value"
-    assert sent(before) == {"info": 1}
+    # The looking's own, and what may be left of the connections' beginnings.
+    assert sent(before).keys() <= {"info", "select"}
 
 
 # -- while the server is away (docs/staleness.md, the second table)

@@ -72,6 +72,7 @@ class Task:
     Attributes:
         floor: what had been returned for each key before it began.
         seen: of a read, the last change of each key when the server carried it out; of a write, its own changes.
+        unheard: when the values were written that a write made invalid without writing them itself.
     """
 
     def __init__(self, plan: Plan[Any], connection: Connection, floor: dict[bytes, int], reads: bool) -> None:
@@ -80,6 +81,7 @@ class Task:
         self.floor = dict(floor)
         self.reads = reads
         self.seen: dict[bytes, int] = {}
+        self.unheard: dict[bytes, int] = {}
 
 
 class Server(MemoryStore):
@@ -198,7 +200,9 @@ class Machine(RuleBasedStateMachine):
                     self.returned(key, found, task)
         elif result is not False:
             for key, change in task.seen.items():
-                self.floor[key] = max(self.floor[key], change)
+                # What raises a counter promises nothing of values whose writing nobody here has heard of yet.
+                if self.floor[key] >= task.unheard.get(key, 0):
+                    self.floor[key] = max(self.floor[key], change)
 
     def returned(self, key: bytes, found: Found, task: Task) -> None:
         at = task.seen.get(key, 0) if found.tier == "server" else 0
@@ -293,6 +297,10 @@ class Machine(RuleBasedStateMachine):
         if batch.task is not None:
             after = self.server.changed_at.items()
             batch.task.seen |= {key: n for key, n in after if batch.task.reads or n != before[key]}
+            for key in self.server.keys:
+                envelope = self.server.envelope(key)
+                if envelope is not None and self.server.changed_at[key] != before[key]:
+                    batch.task.unheard[key] = min(self.server.written_at[envelope.write_id], before[key])
 
     @rule(connection=CONNECTION, all=st.booleans())
     def deliver(self, connection: int, all: bool) -> None:

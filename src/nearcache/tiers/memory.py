@@ -14,8 +14,8 @@ in between is kept by *marks*: a mark is taken when a command is sent, and is ta
 key until the reply is parsed: a push on any connection, an own write, another reply that was kept. All who read a key
 at the same time share a mark, and the first reply uses it up. A reply whose mark is tainted is returned to whoever
 asked, and not kept; if it differs from what is kept, what is kept goes, because which of the two is newer cannot be
-told. All this is decided where replies are parsed, never in the task that waits: by the time it wakes, a push may have
-been and gone.
+told, and it taints the replies that are still on their way, because they may be older. All this is decided where
+replies are parsed, never in the task that waits: by the time it wakes, a push may have been and gone.
 
 *Who vouches.* An entry remembers the versions its connection knew (``known``), the very dictionary: the server
 revokes them on the same connection as the entry. When that connection is lost the dictionary is emptied and another
@@ -201,6 +201,7 @@ class NearTier:
         """Remember the version that a reply told, until it is pushed."""
         with self._lock:
             if not self._settle(counter, mark):
+                self._forget(counter)
                 return
             link.counters[counter] = version
             self._least[counter] = version[0]
@@ -235,8 +236,9 @@ class NearTier:
                 if held is not None:
                     self._remove(held)
                 self._add(Entry(key, name, site, found, link.counters), found, sent, epoch)
-            elif held is not None and (found.miss is not None or not held.same(found)):
-                self._remove(held)
+            elif held is None or found.miss is not None or not held.same(found):
+                # Replies that are still on their way may be older than this one: none of them may be kept.
+                self._forget(key)
         if kept:
             link.watch()
 
