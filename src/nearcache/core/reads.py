@@ -228,6 +228,7 @@ class _Reading:
             verdict = judge(parts.codec, site, key, raw or None, pttl, known, probe=self._probe)
             if isinstance(verdict, list):
                 self.unknown.update(verdict)
+                parts.near.drop([key])  # whoever is told of this value must not find an older one there later
             else:
                 self._found[key] = verdict
                 if not self._probe:

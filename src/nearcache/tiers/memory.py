@@ -201,7 +201,6 @@ class NearTier:
         """Remember the version that a reply told, until it is pushed."""
         with self._lock:
             if not self._settle(counter, mark):
-                self._forget(counter)
                 return
             link.counters[counter] = version
             self._least[counter] = version[0]
