@@ -109,9 +109,7 @@ class AsyncCache(CacheBase):
             tier = core.tier
             if entry is not None and entry.epoch == tier.epoch and core.now() < entry.quick_until:
                 value = entry.value
-                if value is COPY:
-                    value = entry.copy()
-                if value.__class__ is not Miss:
+                if value is not COPY or (value := entry.copy()).__class__ is not Miss:
                     core.counters.hits += 1
                     entry.used = tier.stamp
                     return value

@@ -178,31 +178,33 @@ class _Hits:
 
 def _synchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Callable[..., Any]:
     hits = _Hits(spec)
-    near_entry = hits.near.get
+    near_entry, counters = hits.near.get, core.counters
+    # As of the last call that took the long way: when a cache is bound anew, nothing is near until there was another.
+    tier, now, first, kinds = core.tier, core.now, hits.first, hits.kinds
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tier, now, first, kinds
         try:
             entry = near_entry(args)
         except TypeError:  # not hashable
             entry = None
         if (
             entry is not None
-            and (args[0].__class__ is hits.first if hits.first else tuple(map(type, args)) == hits.kinds)
+            and (args[0].__class__ is first if first else tuple(map(type, args)) == kinds)
             and not kwargs
-            and entry.epoch == (tier := core.tier).epoch
-            and core.now() < entry.quick_until
+            and entry.epoch == tier.epoch
+            and now() < entry.quick_until
         ):
             value = entry.value
-            if value is COPY:
-                value = entry.copy()
-            if value.__class__ is not Miss:
-                core.counters.hits += 1
+            if value is not COPY or (value := entry.copy()).__class__ is not Miss:
+                counters.hits += 1
                 entry.used = tier.stamp
                 return value
         key = self._key(args, kwargs)
         value = self._load(args, kwargs, key, spec.cache.get_or_set)
         if not kwargs and not self._instance:
             hits.remember(args, key)
+            tier, now, first, kinds = core.tier, core.now, hits.first, hits.kinds
         return value
 
     return call
@@ -211,31 +213,33 @@ def _synchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Cal
 def _asynchronous(self: CachedFunction[..., Any], spec: _Spec, core: Core) -> Callable[..., Any]:
     """The same as a coroutine: one, from call to hit."""
     hits = _Hits(spec)
-    near_entry = hits.near.get
+    near_entry, counters = hits.near.get, core.counters
+    # As of the last call that took the long way: when a cache is bound anew, nothing is near until there was another.
+    tier, now, first, kinds = core.tier, core.now, hits.first, hits.kinds
 
     async def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tier, now, first, kinds
         try:
             entry = near_entry(args)
         except TypeError:
             entry = None
         if (
             entry is not None
-            and (args[0].__class__ is hits.first if hits.first else tuple(map(type, args)) == hits.kinds)
+            and (args[0].__class__ is first if first else tuple(map(type, args)) == kinds)
             and not kwargs
-            and entry.epoch == (tier := core.tier).epoch
-            and core.now() < entry.quick_until
+            and entry.epoch == tier.epoch
+            and now() < entry.quick_until
         ):
             value = entry.value
-            if value is COPY:
-                value = entry.copy()
-            if value.__class__ is not Miss:
-                core.counters.hits += 1
+            if value is not COPY or (value := entry.copy()).__class__ is not Miss:
+                counters.hits += 1
                 entry.used = tier.stamp
                 return value
         key = self._key(args, kwargs)
         value = await self._load(args, kwargs, key, spec.cache.get_or_set)
         if not kwargs and not self._instance:
             hits.remember(args, key)
+            tier, now, first, kinds = core.tier, core.now, hits.first, hits.kinds
         return value
 
     return call
