@@ -93,13 +93,13 @@ class CachedFunction(Generic[P, T]):
         uncached: the function itself.
     """
 
-    # In a slot, a call goes straight to the closure, without a method in between.
-    __slots__ = ("__call__", "__dict__", "__weakref__", "_instance", "_spec", "uncached")
-
     if TYPE_CHECKING:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
             """The result for these arguments: the cached one, or a new one, which is cached."""
+    else:
+        # In a slot, a call goes straight to the closure, without a method in between.
+        __slots__ = ("__call__", "__dict__", "__weakref__", "_instance", "_spec", "uncached")
 
     def __init__(self, function: Callable[P, T], spec: _Spec, instance: tuple[Any, ...] = ()) -> None:
         self.uncached = function

@@ -286,3 +286,22 @@ async def test_loads_while_the_server_is_away(away: AsyncCache) -> None:
         assert await away.get_or_set(key, lambda: "loaded", namespace=namespace) == "loaded"
         with pytest.raises(OSError, match="the origin, too"):
             await away.get_or_set(key, failing, namespace=namespace)
+
+
+@pytest.mark.parametrize("lost", ["tag", "namespace"])
+async def test_a_counter_that_was_evicted_revives_nothing(
+    caches: tuple[AsyncCache, AsyncCache], server: ValkeyServer, lost: str
+) -> None:
+    """Created anew it starts at the server's clock, above whatever an old entry carries."""
+    one, other = caches
+    await one.set("key", "old", tags=["tag"])
+    assert await other.get("key") == "old"
+    await one.invalidate_tags("tag") if lost == "tag" else await one.clear(wait=False)
+    site = one._core.namespace
+    server.command("DEL", site.tag_counter(b"tag") if lost == "tag" else site.counter)
+    async with asyncio.timeout(10):
+        while await other.get("key") is not None:  # noqa: ASYNC110 - until the push is read
+            await asyncio.sleep(0.001)
+    assert await one.get("key") is None
+    await one.set("key", "new", tags=["tag"])
+    assert [await one.get("key"), await other.get("key")] == ["new", "new"]

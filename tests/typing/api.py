@@ -225,6 +225,15 @@ async def decorated(shop: Shop) -> None:
     name(1, 2)  # type: ignore[call-arg]
     await shop.price(7)  # type: ignore[arg-type]
     shop.price.key()  # type: ignore[call-arg]
+    assert_type(await user.refresh(1), User)
+
+    @cache.invalidates(tags=["user:{user_id}"])
+    async def rename(user_id: int, new: str) -> User:
+        return User(f"{new} {user_id}")
+
+    assert_type(await rename(1, "Ada"), User)
+    await rename("1", "Ada")  # type: ignore[arg-type]
+    cache.invalidates()  # type: ignore[call-arg]
     cache.cached(tags="a", colour=1)  # type: ignore[call-overload]
     cache.cached(ttl="60")  # type: ignore[call-overload]
 
