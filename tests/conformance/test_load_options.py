@@ -190,3 +190,12 @@ async def test_defaults_of_a_cache_hold_for_its_calls(cache: Shell) -> None:
     await other.set("own", 3, tags=["mine"])
     await other.invalidate_tags("always")
     assert await other.get_many(["set", "loaded", "own"]) == {"own": 3}
+
+
+async def test_a_near_copy_is_renewed_as_well(cache: Shell) -> None:
+    await cache.set("key", "old")
+    assert [await cache.get("key") for _ in range(2)] == ["old", "old"]
+    assert await cache.get_or_set("key", lambda: "new", refresh_at=0) == "old", "it is fresh, nobody waits"
+    async with asyncio.timeout(10):
+        while await cache.get("key") != "new":  # noqa: ASYNC110 - a background load sends no event
+            await asyncio.sleep(0.005)

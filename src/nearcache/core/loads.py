@@ -86,7 +86,7 @@ class Loads:
                 if policy.eager and found.fresh and policy.due(found) and key not in self._parts.flights:
                     flight, leads = self._parts.flights.join(key, self._parts.near.epoch)
                     if leads:
-                        yield Lead(self._lead(link, site, {key: flight}, job), (flight,), background=True)
+                        yield Lead(self._renew(link, site, flight, job), (flight,), background=True)
                 return Outcome(value)
             found = found._replace(miss=value)
         else:
@@ -207,6 +207,21 @@ class Loads:
         return Outcome(value)
 
     # -- who loads in the fleet
+
+    def _renew(self, link: Link, site: Namespace, flight: Flight, job: Job) -> Plan[None]:
+        """Load what is still fresh, unless somebody has. A near copy has no identity: the server's value has."""
+        key, flights = flight.key, self._parts.flights
+        try:
+            found = (yield from self._reads.find(link, site, {job.names[key]: key}))[key]
+            if found.fresh and found.envelope != job.seen[key].envelope:
+                flights.land(flight, found)
+            else:
+                yield from self._lead(link, site, {key: flight}, job._replace(seen={key: found}))
+        except ServerError as error:
+            self._parts.counters.errors += 1
+            flights.land(flight, error=error)
+        finally:
+            flights.abandon(flight)
 
     def _lead(self, link: Link, site: Namespace, flights: Mapping[bytes, Flight], job: Job) -> Plan[None]:
         """Load what is still missing, store it, and land every flight; whatever happens, none stays in the air."""
