@@ -62,8 +62,9 @@ lines is ``CLOCK_MONOTONIC``, which all processes share. The seed decides which 
 order; which key is hot when they come to it, and how they interleave, is the machine's affair.
 
 *Does it notice?* ``--break marks``, ``--break pushes`` and ``--break taint`` switch a safety of nearcache off in the
-workers: each must make it fail. *Does it cry wolf?* ``NEARCACHE_NEAR_ENABLED=false`` and ``--only
-get,get_many`` leave reads that the server answers one by one: with all faults there must be no violation.
+workers: each must make it fail, and the run ends with the round in which it does. *Does it cry wolf?*
+``NEARCACHE_NEAR_ENABLED=false`` and ``--only get,get_many`` leave reads that the server answers one by one: with all
+faults there must be no violation.
 """
 
 from __future__ import annotations

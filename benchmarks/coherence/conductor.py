@@ -28,7 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"read": tuple(READS), "write": tuple(WRIT
 _ROUND = 1.0  # seconds
 _PATIENCE = (2.0, 0.2)  # seconds; a second look finds what arrives after the first
 _SHOWN = 20
-_ENOUGH = 300  # violations after which looking for more would only take time
+_ENOUGH = 300  # violations after which looking for more would only take time; one, where something is broken
 _NOTES = ("load", "cancelled", "retry", "miss", "behind")
 _PACKAGES = ("nearcache", "hiredis", "msgspec", "uvloop")
 
@@ -153,7 +153,8 @@ def run(arguments: argparse.Namespace) -> Findings:
 
 def _conduct(workers: list[Process], faults: Faults, findings: Findings) -> None:
     end = time.monotonic() + findings.seconds
-    while time.monotonic() < end and findings.total < _ENOUGH:
+    enough = 1 if findings.sabotage else _ENOUGH
+    while time.monotonic() < end and findings.total < enough:
         for each in workers:
             each.tell("run", _ROUND, findings.rounds)
         faults.inject(_ROUND)

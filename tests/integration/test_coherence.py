@@ -16,11 +16,15 @@ from benchmarks.coherence.ledger import MISS, Ledger, Table
 _ROOT = Path(__file__).parent.parent.parent
 
 
+_HANGS = 240  # seconds; a machine that is busy with something else needs several times the ten of a quiet one
+pytestmark = pytest.mark.timeout(_HANGS + 20)
+
+
 def check(file: Path, *arguments: str, **environment: str) -> dict[str, Any]:
     """Run the checker; its JSON, with its exit code as ``exit_code``."""
     command = [sys.executable, "-m", "benchmarks", "coherence", "--json", str(file), *arguments]
     path = {"PYTHONPATH": f"{_ROOT / 'src'}"}
-    done = subprocess.run(command, cwd=_ROOT, env=path | environment, capture_output=True, text=True, timeout=55)
+    done = subprocess.run(command, cwd=_ROOT, env=path | environment, capture_output=True, text=True, timeout=_HANGS)
     assert file.exists(), done.stderr
     return json.loads(file.read_text()) | {"exit_code": done.returncode, "text": done.stdout}
 
@@ -50,7 +54,8 @@ def test_no_reader_sees_a_value_from_the_past(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_it_notices_what_is_broken(sabotage: str, tmp_path: Path) -> None:
-    report = check(tmp_path / "report", "--seconds", "25", "--break", sabotage)
+    # It ends as soon as something is found: after a few seconds, as a rule.
+    report = check(tmp_path / "report", "--seconds", "150", "--break", sabotage)
     assert report["exit_code"] == 1
     assert report["found"], f"nearcache without {sabotage} is found to be right"
 
