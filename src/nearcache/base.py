@@ -175,6 +175,10 @@ class Core:
         site = self.in_namespace(namespace)
         return self.writes.delete(link, site, list(self.keys(site, keys).values()))
 
+    def delete_prefix(self, link: Link, prefix: str) -> Plan[int]:
+        """``Writes.delete_prefix``, of keys that need no sanitising."""
+        return self.writes.delete_prefix(link, self.namespace, self.namespace.head + prefix.encode("ascii"))
+
     def expire(self, link: Link, key: str, ttl: TTL | Default, namespace: str | None) -> Plan[bool]:
         site = self.in_namespace(namespace)
         return self.writes.expire(link, site, site.key(key), self.milliseconds(ttl))
@@ -224,6 +228,18 @@ class Core:
     ) -> Plan[Outcome]:
         site, policy = self.in_namespace(namespace), self.policy(ttl, options)
         return self.loads.refresh(link, site, key, site.key(key), loader, policy, type)
+
+    def replace(
+        self,
+        link: Link,
+        key: str,
+        loader: Callable[[], Any],
+        outdated: Callable[[Any], bool] | None,
+        options: LoadOptions,
+    ) -> Plan[Outcome]:
+        """``Loads.replace``, for rooms that have rules of their own for what is good enough."""
+        site, policy = self.namespace, self.policy(DEFAULT, options)
+        return self.loads.replace(link, site, key, site.key(key), loader, policy, outdated)
 
     def write_through(
         self,

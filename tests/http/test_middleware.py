@@ -58,7 +58,7 @@ def scripted(*messages: Message | BaseException) -> Any:
 async def is_stored(cache: AsyncCache, app: Any, path: str = "/") -> bool:
     """Whether the middleware would answer without this application."""
     origin = Origin()
-    await ask(HTTPCacheMiddleware(origin, cache), path)
+    await ask(HTTPCacheMiddleware(origin, cache, ttl=300), path)
     return origin.requests == 0
 
 
@@ -68,7 +68,7 @@ async def is_stored(cache: AsyncCache, app: Any, path: str = "/") -> bool:
 async def test_the_second_request_is_answered_from_the_cache(cache: AsyncCache) -> None:
     headers = [(b"content-type", b"text/plain"), (b"x-double", b"1"), (b"x-double", b"2"), (b"content-length", b"8")]
     origin = Origin(*headers)
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     answers = [await ask(app), await ask(app)]
     assert origin.requests == 1
     assert [(answer.status, answer.headers, answer.body) for answer in answers] == [(200, headers, b"answer 1")] * 2
@@ -76,7 +76,7 @@ async def test_the_second_request_is_answered_from_the_cache(cache: AsyncCache) 
 
 
 async def test_urls_hosts_and_schemes_are_kept_apart(cache: AsyncCache) -> None:
-    app = HTTPCacheMiddleware(Origin(), cache)
+    app = HTTPCacheMiddleware(Origin(), cache, ttl=300)
     requests: list[dict[str, Any]] = [
         {},
         {"path": "/b"},
@@ -92,7 +92,7 @@ async def test_urls_hosts_and_schemes_are_kept_apart(cache: AsyncCache) -> None:
 
 async def test_a_host_cannot_pose_as_a_path(cache: AsyncCache) -> None:
     origin = Origin()
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     for host, path in ((b"victim/a", "/b"), (b"victim", "/a/b")):
         await app(http_scope(path) | {"headers": [(b"host", host)]}, None, _nowhere)  # type: ignore[arg-type]
     assert origin.requests == 2
@@ -146,7 +146,7 @@ async def test_a_streamed_response_compressed_in_front_is_kept_as_the_applicatio
         await StreamingResponse(numbers())(scope, receive, send)
 
     expected = b"".join([part async for part in numbers()])
-    app = GZipMiddleware(HTTPCacheMiddleware(origin, cache))
+    app = GZipMiddleware(HTTPCacheMiddleware(origin, cache, ttl=300))
     for _ in range(2):
         answer = await ask(app, headers=[(b"accept-encoding", b"gzip")])
         assert (b"content-encoding", b"gzip") in answer.headers
@@ -175,7 +175,7 @@ async def test_a_request_of_its_own_is_neither_answered_from_the_cache_nor_store
     cache: AsyncCache, headers: Headers
 ) -> None:
     origin = Origin()
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     assert (await ask(app, headers=headers)).body == b"answer 1"
     assert (await ask(app)).body == b"answer 2"
     assert (await ask(app, headers=headers)).body == b"answer 3"
@@ -185,7 +185,7 @@ async def test_a_request_of_its_own_is_neither_answered_from_the_cache_nor_store
 @pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS", "DELETE"])
 async def test_other_methods_reach_the_application(cache: AsyncCache, method: str) -> None:
     origin = Origin()
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     await ask(app)
     for _ in range(2):
         await ask(app, method=method)
@@ -207,14 +207,14 @@ async def test_other_methods_reach_the_application(cache: AsyncCache, method: st
 )
 async def test_a_response_for_one_user_is_not_stored(cache: AsyncCache, header: tuple[bytes, bytes]) -> None:
     origin = Origin(header)
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     assert [(await ask(app)).body for _ in range(2)] == [b"answer 1", b"answer 2"]
     assert not await is_stored(cache, app)
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 301, 304, 404, 500])
 async def test_only_200_is_stored(cache: AsyncCache, status: int) -> None:
-    app = HTTPCacheMiddleware(Origin(status=status), cache)
+    app = HTTPCacheMiddleware(Origin(status=status), cache, ttl=300)
     assert (await ask(app)).status == status
     assert not await is_stored(cache, app)
 
@@ -241,7 +241,7 @@ async def test_a_user_is_not_served_from_the_cache(cache: AsyncCache) -> None:
         is_authenticated = True
 
     origin = Origin()
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     await ask(app)
     assert (await ask(app, user=User())).body == b"answer 2"
 
@@ -251,7 +251,7 @@ async def test_a_set_cookie_in_an_iterator_of_headers_is_seen(cache: AsyncCache)
         await send({"type": START, "status": 200, "headers": iter([(b"set-cookie", b"a=b")])})
         await send({"type": BODY, "body": b"mine"})
 
-    answer = await ask(HTTPCacheMiddleware(origin, cache))
+    answer = await ask(HTTPCacheMiddleware(origin, cache, ttl=300))
     assert answer.headers == [(b"set-cookie", b"a=b")]
     assert not await is_stored(cache, origin)
 
@@ -315,7 +315,7 @@ async def test_what_runs_after_the_response_can_clear_it(cache: AsyncCache) -> N
         await send({"type": BODY, "body": b"old"})
         assert await cache.clear() == 1
 
-    await ask(HTTPCacheMiddleware(origin, cache))
+    await ask(HTTPCacheMiddleware(origin, cache, ttl=300))
     assert not await is_stored(cache, origin)
 
 
@@ -332,7 +332,7 @@ async def test_a_stream_is_passed_on_as_it_comes(cache: AsyncCache) -> None:
         if message.get("body") == b"first":
             arrived.set()
 
-    assert (await ask(HTTPCacheMiddleware(origin, cache), send=client)).body == b"firstlast"
+    assert (await ask(HTTPCacheMiddleware(origin, cache, ttl=300), send=client)).body == b"firstlast"
 
 
 async def test_a_response_that_ends_early_because_the_client_left_is_not_stored(cache: AsyncCache) -> None:
@@ -349,7 +349,7 @@ async def test_a_response_that_ends_early_because_the_client_left_is_not_stored(
     async def receive() -> Message:
         return {"type": next(messages)}
 
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     assert (await ask(app, receive=receive)).body == b"01"
     assert not await is_stored(cache, app)
 
@@ -363,7 +363,7 @@ async def test_a_client_that_left_before_the_response_began(cache: AsyncCache) -
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     await ask(app, receive=receive)
     assert not await is_stored(cache, app)
 
@@ -381,7 +381,7 @@ async def test_a_response_the_server_could_not_send_is_not_stored(cache: AsyncCa
         if message["type"] == failing and failures:
             raise failures.pop()
 
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     await ask(app, send=broken)
     assert not failures
     assert not await is_stored(cache, app)
@@ -395,7 +395,7 @@ async def test_a_cancelled_request_stores_nothing(cache: AsyncCache) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    app = HTTPCacheMiddleware(origin, cache)
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
     request = asyncio.create_task(ask(app))
     await begun.wait()
     request.cancel()
@@ -411,7 +411,7 @@ async def test_websockets_pass(cache: AsyncCache) -> None:
         seen.append((scope, receive, send))
 
     given: Any = ({"type": "websocket", "path": "/", "headers": []}, object(), object())
-    await HTTPCacheMiddleware(origin, cache)(*given)
+    await HTTPCacheMiddleware(origin, cache, ttl=300)(*given)
     await RequestLogMiddleware(origin, cache)(*given)
     assert seen == [given, given]
 
@@ -440,7 +440,7 @@ async def test_a_broken_cache_is_not_the_applications_trouble(
     caplog.set_level(logging.DEBUG, "nearcache.http")
     cache = Broken()
     cache.error = lambda: error
-    assert (await ask(HTTPCacheMiddleware(Origin(), cache))).body == b"answer 1"
+    assert (await ask(HTTPCacheMiddleware(Origin(), cache, ttl=300))).body == b"answer 1"
     assert [record.levelname for record in caplog.records] == [level] * 2
 
 
@@ -461,7 +461,7 @@ async def test_an_entry_of_another_shape_is_a_miss(
 ) -> None:
     monkeypatch.setattr("nearcache.http.rules.route_key", lambda scope: "route:taken")
     await cache.set("route:taken", value)
-    assert (await ask(HTTPCacheMiddleware(Origin(), cache))).body == b"answer 1"
+    assert (await ask(HTTPCacheMiddleware(Origin(), cache, ttl=300))).body == b"answer 1"
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("nan")])
@@ -590,7 +590,7 @@ async def test_the_last_of_two_applications_disconnects(settings: Settings) -> N
 
 async def test_a_cache_that_was_given_is_its_owners(cache: AsyncCache) -> None:
     origin = WithLifespan()
-    async with lifespan(HTTPCacheMiddleware(origin, cache)):
+    async with lifespan(HTTPCacheMiddleware(origin, cache, ttl=300)):
         pass
     assert [step for step, _ in origin.ready] == ["startup", "shutdown"]
     assert cache.is_ready()
@@ -614,7 +614,7 @@ async def test_a_shutdown_that_cannot_disconnect_is_a_shutdown(
 
 async def test_a_request_is_one_line_with_its_fields(cache: AsyncCache, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "nearcache.http")
-    app = RequestLogMiddleware(HTTPCacheMiddleware(Origin(), cache), cache)
+    app = RequestLogMiddleware(HTTPCacheMiddleware(Origin(), cache, ttl=300), cache)
     for _ in range(2):
         await ask(app, "/a\nb", query_string=b"q=1")
     first, second = caplog.records

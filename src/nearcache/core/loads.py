@@ -144,6 +144,35 @@ class Loads:
         job = _one(name, key, loader, policy, found)._replace(forced=True)
         return (yield from self._load_or_join(link, site, job, type))[key]
 
+    def replace(
+        self,
+        link: Link,
+        site: Namespace,
+        name: str,
+        key: bytes,
+        loader: Callable[[], Any],
+        policy: Policy,
+        outdated: Callable[[Any], bool] | None,
+    ) -> Plan[Outcome]:
+        """Load, once per fleet, unless somebody has: for a caller that has looked, and found nothing good enough.
+
+        Args:
+            outdated: whether a value is not good enough; None when nothing was there.
+        """
+        found = NOTHING
+        if outdated is not None:
+            try:
+                found = (yield from self._reads.find(link, site, {name: key}))[key]
+            except ServerError as error:
+                found = self._parts.failed(error, NOTHING)
+            if found.fresh:
+                value = self._parts.codec.load(found.payload, found.envelope is None)
+                if not outdated(value):
+                    return Outcome(value)
+                found = found._replace(soft=True)  # valid, and to be replaced
+        job = _one(name, key, loader, policy, found)
+        return (yield from self._load_or_join(link, site, job, None))[key]
+
     def write_through(
         self, link: Link, site: Namespace, name: str, key: bytes, writer: Callable[[], Any], policy: Policy
     ) -> Plan[Outcome]:

@@ -121,6 +121,23 @@ class Writes:
         self._parts.counters.deletes += removed
         return removed
 
+    def delete_prefix(self, link: Link, site: Namespace, prefix: bytes) -> Plan[int]:
+        """Remove what has a stored key that begins so, and stop its loads; how many were valid. Scans the database."""
+        remote, removed = self._parts.remote, 0
+        self._parts.flights.detach_namespace(prefix)
+        try:
+            # Leases of keys that are only being loaded, too.
+            for head in (prefix, remote.lease_head(prefix)):
+                cursor, done = b"0", False
+                while not done:
+                    reply = yield remote.scan(cursor, head)
+                    cursor, found = remote.check(reply)
+                    done = cursor == b"0"
+                    removed += yield from self.delete(link, site, list(dict.fromkeys(map(remote.leased, found))))
+        except ServerError as error:
+            return self._parts.failed(error, removed)
+        return removed
+
     def expire(self, link: Link, site: Namespace, key: bytes, ttl_ms: int | None) -> Plan[bool]:
         """Give a value a new time to live; whether it was there, valid and not expired."""
         self._outdated([key])

@@ -1,71 +1,59 @@
-"""[shell] Pure ASGI middleware: ``HTTPCacheMiddleware`` and ``RequestLogMiddleware``."""
+"""[shell] ``HTTPCacheMiddleware``: an HTTP cache (RFC 9111) in front of an ASGI application."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import quote
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from ..connections import get_multi_redis_connection_manager
+from ..core.clock import clock
 from ..core.ttl import milliseconds
-from ..errors import NearcacheError
-from ..services import get_default_cache
-from . import rules
+from ..errors import InvalidArgument
+from . import storing
+from .answering import Answering, send_answer
+from .cache import HTTPCache
+from .exchange import BODY, START, App, Message, Receive, Scope, Send
+from .lifespan import Lifespan
+from .records import VALIDATE, as_stored
+from .requests import PERSON, SAFE, Request, is_personal, primary_key
+from .serving import Answer
+from .status import hit, unsatisfied
+from .targets import related_keys
 
 if TYPE_CHECKING:
     from ..aio import AsyncCache
     from ..settings import Settings
 
-__all__ = ["HTTPCacheMiddleware", "RequestLogMiddleware"]
+__all__ = ["HTTPCacheMiddleware"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-T = TypeVar("T")
-_MAX_BODY = 1 << 20  # bytes of a body that is kept while it streams by; larger ones are not stored
-
-_log = logging.getLogger("nearcache.http")
-_lifespans: set[object] = set()  # of applications in this process: the clients they share end with the last one
-
-
-class _Stored(NamedTuple):
-    """A response as it is sent. In the cache it is a plain tuple; what has another shape there is a miss."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
-async def _safely(work: Awaitable[T], what: str, *, level: int = logging.DEBUG) -> T | None:
-    """Trouble with the cache is a line in the log, never trouble of the application."""
-    try:
-        return await work
-    except NearcacheError:
-        _log.log(level, what, exc_info=True)
-    except Exception:  # a fault of the cache itself is one, too
-        _log.exception(what)
-    return None
+_MAX_BODY = 1 << 20  # bytes
+_HOPEFUL = 3  # responses on end that may not be stored, after which nobody waits for the next one
+_UNCACHED = 10.0  # seconds for which that holds
+_RETRY = 1.0  # seconds after an error that a stale response stood in for, until the application is asked again
+_MOST = 10_000  # URLs of which such things are remembered
+_TRIES = 4  # answers that turn out to be for other requests
 
 
 class HTTPCacheMiddleware:
-    """Answers ``GET`` requests from the cache, and stores responses with status 200 that may be shared.
+    """Answers requests from the cache, and stores responses that may be shared: RFC 9111, as a shared cache.
 
-    Stands in front of any ASGI application. Requests with ``Authorization``, ``Cookie`` or another credential, and
-    responses with ``Set-Cookie``, ``Vary``, ``private``, ``no-store`` or ``no-cache``, pass through. Trouble with the
-    cache is never trouble of the application.
+    Stands in front of any ASGI application. What has no lifetime of its own is not stored, unless ``ttl`` gives it one.
+    Requests with ``Authorization``, ``Cookie`` or another credential are passed through unless the response or the
+    route says that or how it may be shared; responses with ``Set-Cookie`` are never stored. Trouble with the cache is
+    never trouble of the application.
 
     Args:
         app: the application.
         cache: where responses go, connected by the caller; left out, the default cache, which the middleware connects
             in the lifespan, or before the first request where there is none, and disconnects at shutdown.
         settings: for connecting the default cache; the environment's when left out.
-        ttl: seconds a response is kept when it does not say so itself.
+        ttl: seconds a response with status 200 is fresh when it does not say so itself; None: it is not stored, or as
+            long as its ``Last-Modified`` suggests.
+        max_body: bytes of the largest body that is stored.
         connect: awaited instead of connecting the default cache.
+
+    Attributes:
+        http_cache: to purge responses.
 
     Raises:
         InvalidTTL: zero, negative, or not a time.
@@ -77,203 +65,137 @@ class HTTPCacheMiddleware:
         cache: AsyncCache | None = None,
         settings: Settings | None = None,
         *,
-        ttl: float = 300,
+        ttl: float | None = None,
+        max_body: int = _MAX_BODY,
         connect: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        self.app = app
-        self.cache = cache if cache is not None else get_default_cache()
-        self._settings = settings
         milliseconds(ttl)  # a wrong one is refused now, not when the first response is to be stored
-        self._ttl = ttl
-        self._connect = connect or self._connect_default
-        self._connects = self._late = cache is None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await (self._lifespan if self._connects else self.app)(scope, receive, send)
-            return
-        if self._late:
-            await self._connect_late()
-        if scope["type"] != "http" or not rules.may_share(scope):
-            await self.app(scope, receive, send)
-            return
-        key = rules.route_key(scope)
-        stored = await _safely(self.cache.get(key, type=_Stored), "no cache for a request")
-        if stored is None:
-            recorder = _Recorder(scope, receive, send, self.cache, key, self._ttl)
-            await self.app(scope, recorder.receive, recorder.send)
-            return
-        await send({"type": "http.response.start", "status": stored.status, "headers": stored.headers})
-        await send({"type": "http.response.body", "body": stored.body})
-
-    async def _connect_default(self) -> None:
-        await self.cache.initialize(self._settings)
-
-    async def _connect_late(self) -> None:
-        """For a server, a test client or an application that knows no lifespan."""
-        await _safely(self._connect(), "no cache: it could not be connected", level=logging.ERROR)
-        self._late = False
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Connected before the application starts, disconnected when it has ended, however it ends."""
-        lifespan = object()
-
-        async def starting() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    await self._connect()
-                except Exception as error:
-                    # Without this message servers think that the application knows no lifespan, and go on.
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    raise
-                self._late = False
-                _lifespans.add(lifespan)
-            return message
-
-        async def ending(message: Message) -> None:
-            if message["type"] in _ENDS:
-                await self._end(lifespan)
-            await send(message)
-
-        try:
-            await self.app(scope, starting, ending)
-        finally:
-            await self._end(lifespan)
-
-    async def _end(self, lifespan: object) -> None:
-        if lifespan not in _lifespans:
-            return
-        _lifespans.discard(lifespan)
-        self._late = True
-        if not _lifespans:
-            await _safely(get_multi_redis_connection_manager().disconnect_all(), "could not disconnect")
-
-
-_ENDS = frozenset(["lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"])
-
-
-class _Recorder:
-    """Passes every message on at once, and stores a copy of a response that may be stored.
-
-    What it keeps it takes before it passes a message on: middleware in front changes messages in place.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        cache: AsyncCache,
-        key: str,
-        ttl: float,
-    ) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._cache = cache
-        self._key = key
-        self._ttl = ttl
-        self._gone = False  # the client: an application that knows may end its response early
-        self._lifetime: float | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body = bytearray()
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._gone = self._gone or message["type"] == "http.disconnect"
-        return message
-
-    async def send(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._begin(message)
-        elif kind == "http.response.body" and self._lifetime is not None:
-            self._keep(message.get("body", b""))
-        else:
-            self._lifetime = None  # the body travels by another way: a file sent by path, for one
-        complete = kind == "http.response.body" and not message.get("more_body", False)
-        lifetime = self._lifetime
-        try:
-            await self._send(message)
-        except BaseException:
-            self._lifetime = None
-            raise
-        if lifetime is not None and complete and not self._gone and self._has_its_length():
-            self._lifetime = None
-            # Before the application goes on to background tasks, whose invalidations must not be undone by this.
-            response = (200, self._headers, bytes(self._body))
-            await _safely(self._cache.set(self._key, response, ttl=lifetime), "a response was not stored")
-
-    def _begin(self, message: Message) -> None:
-        # An iterator can be read once: the next in line gets the list.
-        headers = message["headers"] = list(message.get("headers", ()))
-        if message.get("trailers") or rules.is_personal(self._scope):
-            return
-        self._lifetime = rules.lifetime(message["status"], headers, self._ttl)
-        if self._lifetime is not None:
-            self._headers = [(bytes(name), bytes(value)) for name, value in headers]
-
-    def _keep(self, part: bytes) -> None:
-        if len(self._body) + len(part) > _MAX_BODY:
-            self._lifetime = None
-            self._body.clear()
-        else:
-            self._body += part
-
-    def _has_its_length(self) -> bool:
-        length = b"%d" % len(self._body)
-        return all(value == length for name, value in self._headers if name.lower() == b"content-length")
-
-
-class RequestLogMiddleware:
-    """Logs url, method, status, duration and the cache's hit ratio and statistics of every request.
-
-    One INFO line to the logger ``nearcache.http``; the fields are also on the record (``extra``), for structured logs.
-
-    Args:
-        app: the application.
-        cache: whose statistics; the default cache's when left out.
-    """
-
-    def __init__(self, app: App, cache: AsyncCache | None = None) -> None:
+        if max_body < 0:
+            raise InvalidArgument(f"max_body={max_body!r:.60}: bytes, 0 or more")
         self.app = app
-        self.cache = cache if cache is not None else get_default_cache()
+        self.http_cache = HTTPCache(cache)
+        self._hit = self.http_cache.hit
+        self._now = clock().monotonic
+        self.ttl = ttl
+        self.max_body = max_body
+        self._lifespan = Lifespan(app, self.http_cache.cache, settings, connect) if cache is None else None
+        self._uncached: dict[str, tuple[int, float]] = {}
+        self._failing: dict[str, float] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def cache(self) -> AsyncCache:
+        """Where responses are kept."""
+        return self.http_cache.cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        kind = scope["type"]
+        lifespan = self._lifespan
+        if lifespan is not None:
+            if kind == "lifespan":
+                await lifespan.run(scope, receive, send)
+                return
+            if lifespan.late:
+                await lifespan.connect_late()
+        if kind != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
-        status = 500  # what servers answer when an application ends without a word
+        request = Request(scope)
+        if not request.cacheable:
+            await self._pass_changing(request, scope, receive, send)
+            return
+        if is_personal(scope):
+            request.credentials = {*request.credentials, PERSON}
+        key = primary_key(scope, request.host)
+        # A near hit that nothing is asked of: without another coroutine.
+        if not request.fields and not request.credentials:
+            stored = as_stored(self._hit(key))
+            if stored is not None and not stored.flags & VALIDATE:
+                age = self.http_cache.now() - stored.born
+                if age < stored.lifetime:
+                    headers = [*stored.headers, *hit(age, stored.lifetime)]
+                    await send({"type": START, "status": stored.status, "headers": headers})
+                    await send({"type": BODY, "body": b"" if request.head else stored.body})
+                    return
+        await self._look(request, scope, receive, send, key)
 
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+    # -- from the cache
+
+    async def _look(self, request: Request, scope: Scope, receive: Receive, send: Send, key: str) -> None:
+        """Answer from what is stored; else have the application asked."""
+        if not (request.credentials and self.is_uncached(key)):
+            answering = Answering(self, request, scope, receive, send, key)
+            for _ in range(_TRIES):
+                if not await answering.find():
+                    break
+                if await answering.serve():
+                    return
+                if b"only-if-cached" in request.directives:
+                    await send_answer(send, Answer(504, ((b"content-length", b"0"),), b""), unsatisfied())
+                    return
+                if await answering.ask():
+                    return
+        await self.pass_on(scope, receive, send)
+
+    # -- what is known of URLs, in this process
+
+    def is_uncached(self, key: str) -> bool:
+        """Whether the last responses for a URL could not be stored."""
+        count, until = self._uncached.get(key, (0, 0.0))
+        return count >= _HOPEFUL and self._now() < until
+
+    def remember(self, key: str, hopeful: bool) -> None:
+        """Whether the next response for a URL may be stored."""
+        if hopeful:
+            self._uncached.pop(key, None)
+            return
+        if len(self._uncached) >= _MOST:
+            self._uncached.clear()
+        self._uncached[key] = (self._uncached.get(key, (0, 0.0))[0] + 1, self._now() + _UNCACHED)
+
+    def failed(self, place: str) -> None:
+        """The application failed to make a response that is stored."""
+        if len(self._failing) >= _MOST:
+            self._failing.clear()
+        self._failing[place] = self._now() + _RETRY
+
+    def is_failing(self, place: str) -> bool:
+        """Whether it did so a moment ago."""
+        return bool(self._failing) and self._now() < self._failing.get(place, 0.0)
+
+    def refresh(self, place: str, answering: Answering) -> None:
+        """Replace a stale response, with nobody waiting; once at a time."""
+        running = self._refreshing.get(place)
+        if running is None or running.done():
+            task = self._refreshing[place] = asyncio.ensure_future(answering.refresh())
+            task.add_done_callback(lambda _: self._refreshing.pop(place, None))
+
+    # -- from the application
+
+    async def pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As without a cache, but for fields that are the cache's own."""
+
+        async def without_internal(message: Message) -> None:
+            if message["type"] == START:
+                headers = list(message.get("headers", ()))
+                if storing.internal(headers):
+                    headers = [pair for pair in headers if pair[0].lower() not in storing.INTERNAL]
+                message = {**message, "headers": headers}
             await send(message)
 
-        try:
-            await self.app(scope, receive, watch)
-        finally:
-            duration = (time.perf_counter() - began) * 1000
-            query = scope.get("query_string", b"").decode("latin-1")
-            url = scope["path"] + (f"?{query}" if query else "")
-            stats = self.cache.get_stats()
-            _log.info(
-                "%s %s %d %.1f ms, hit ratio %.1f %%",
-                scope["method"],
-                # Quoted: a path may hold line breaks, and a log line is one line.
-                quote(url, safe="/?&=%:,+~!*'();@$[]", errors="surrogatepass"),
-                status,
-                duration,
-                stats.hit_ratio,
-                extra={
-                    "url": url,
-                    "method": scope["method"],
-                    "status": status,
-                    "duration": duration,
-                    "cache_hit_ratio": stats.hit_ratio,
-                    "cache_stats": dict(stats),
-                },
-            )
+        await self.app(scope, receive, without_internal)
+
+    async def _pass_changing(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that may change what it names: what is stored of that is invalid (RFC 9111, section 4.4)."""
+        if scope["method"] in SAFE:
+            await self.pass_on(scope, receive, send)
+            return
+
+        async def invalidating(message: Message) -> None:
+            if message["type"] == START and 200 <= message["status"] < 400:
+                headers = message["headers"] = list(message.get("headers", ()))
+                # Before the client hears that it is done.
+                await self.http_cache.remove(related_keys(scope, request.host, headers))
+            await send(message)
+
+        await self.pass_on(scope, receive, invalidating)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..core.ttl import milliseconds
 from ..services import CacheServiceFactory, get_default_cache, get_session_cache
 from .asgi import HTTPCacheMiddleware
+from .cache import HTTPCache
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -48,3 +49,4 @@ def cache_plugin(app: Starlette, settings: Settings | None = None, *, ttl: float
     app.add_middleware(HTTPCacheMiddleware, settings=settings, ttl=ttl, connect=connect)
     app.state.api_cache = app.state.cache = get_default_cache()
     app.state.session_cache = get_session_cache()
+    app.state.http_cache = HTTPCache(app.state.api_cache)

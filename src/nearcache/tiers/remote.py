@@ -31,6 +31,8 @@ __all__ = [
     "fill",
     "is_alive",
     "lease",
+    "lease_head",
+    "leased",
     "raise_counter",
     "read_counter",
     "release",
@@ -70,6 +72,16 @@ _SCAN_COUNT = 500  # keys a server looks at per step: about 0.1 ms
 def lease(key: bytes) -> bytes:
     """The key of a key's lease, in the same cluster slot."""
     return b"{%b}~lease" % key
+
+
+def lease_head(prefix: bytes) -> bytes:
+    """What the leases of keys that begin with ``prefix`` begin with."""
+    return b"{%b" % prefix
+
+
+def leased(key: bytes) -> bytes:
+    """The key that a lease is for; any other key as it is."""
+    return key[1:-7] if key.startswith(b"{") and key.endswith(b"}~lease") else key
 
 
 def elect(key: bytes, identity: bytes, token: bytes, lease_ms: int, dead: bytes) -> Command:

@@ -1,0 +1,293 @@
+"""[shell] One request that may be answered from the cache: find what is stored, serve it, or ask the application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from ..core.loading import current_load
+from . import serving, status, storing
+from .cache import safely
+from .exchange import BODY, START, Kept, Message, Receive, Recorder, Scope, Send, Turn
+from .records import MADE_ETAG, Stored, Variants, as_stored, as_variants
+from .requests import Request, is_personal
+from .routes import Said, keyed_values, said
+from .serving import Answer, Use
+from .storing import Refusal, Rules, Terms
+
+if TYPE_CHECKING:
+    from .asgi import HTTPCacheMiddleware
+
+__all__ = ["Answering"]
+
+_VARIANTS_TTL = 86_400.0  # seconds that a URL is known to have several responses
+_SHORT = 0.02  # seconds to wait for somebody else's response, where that will hardly be shared
+
+_log = logging.getLogger("nearcache.http")
+
+
+class Answering:
+    """What is known of the answer to one request."""
+
+    def __init__(
+        self, middleware: HTTPCacheMiddleware, request: Request, scope: Scope, receive: Receive, send: Send, key: str
+    ) -> None:
+        self._middleware = middleware
+        self._cache = middleware.http_cache
+        self._request = request
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._key = key
+        self._place = key  # where the response is, or is to be
+        self._variants: Variants | None = None
+        self._seen: Any = None  # what was read there
+        self._stored: Stored | None = None
+        self._why = b"uri-miss"
+        self._arrived = self._cache.now()
+
+    # -- from the cache
+
+    async def find(self) -> bool:
+        """Look for a response; False when the request is one that is not cached."""
+        value = await self._cache.read(self._key)
+        self._place, self._variants = self._key, as_variants(value)
+        self._why = b"uri-miss"
+        if self._variants is not None:
+            keyed = keyed_values(self._variants.keyed, self._scope)
+            if keyed is None:
+                return False
+            self._place = self._request.secondary_key(self._key, self._variants, keyed)
+            value = await self._cache.read(self._place)
+            self._why = b"vary-miss"
+        self._seen, self._stored = value, as_stored(value)
+        return self._stored is None or self._covers(self._stored)
+
+    def _covers(self, stored: Stored) -> bool:
+        """Whether a stored response may answer a request with these credentials."""
+        variants = self._variants
+        names, keyed = (variants.names, bool(variants.keyed)) if variants is not None else ((), False)
+        return storing.not_covered(self._request, stored.flags, names, keyed=keyed) is None
+
+    async def serve(self) -> bool:
+        """Answer with what was found, if that is good enough."""
+        stored = self._stored
+        if stored is None:
+            return False
+        age = max(0.0, self._cache.now() - stored.born)
+        use = serving.use(stored, self._request, age)
+        if use is Use.VALIDATE and not (
+            self._middleware.is_failing(self._place) and serving.may_stand_in(stored, self._request, age)
+        ):
+            self._why = b"stale" if age >= stored.lifetime else b"request"
+            return False
+        if use is Use.REFRESH and not self._middleware.is_failing(self._place):
+            self._middleware.refresh(self._place, self)
+        await self._answer(stored, age)
+        return True
+
+    async def _answer(self, stored: Stored, age: float, *lines: tuple[bytes, bytes]) -> None:
+        found = serving.answer(stored, self._request)
+        aged, hit = status.hit(age, stored.lifetime)
+        await send_answer(self._send, found, aged, *(lines or (hit,)))
+
+    # -- from the application
+
+    async def ask(self) -> bool:
+        """Ask the application, or wait for who does; False when there is something new to be found."""
+        request, middleware = self._request, self._middleware
+        if request.head:
+            await self._ask_head()
+            return True
+        partial = b"range" in request.fields and self._stored is None and not self._cache.is_loading(self._place)
+        if partial or b"no-store" in request.directives:
+            await middleware.pass_on(self._scope, self._receive, self._send)
+            return True
+        patience = _SHORT if request.credentials or middleware.is_uncached(self._key) else None
+        turn, seen = Turn(), self._seen
+        outdated = None if seen is None else (lambda value: bool(value == seen))
+        given = await turn.take(self._cache, self._place, outdated, patience)
+        if turn.comes.done():
+            await self._lead(turn, self._scope, self._receive, self._send)
+            return True
+        if given is None or given == seen:
+            if middleware.is_failing(self._place):
+                return False
+            await middleware.pass_on(self._scope, self._receive, self._send)
+            return True
+        stored = as_stored(given)
+        if stored is None or not self._covers(stored):
+            return False  # by now it is known how responses are told apart
+        age = self._cache.now() - stored.born
+        # Made while this request waited: as good as one made for it.
+        if stored.born < self._arrived and serving.use(stored, request, age) is Use.VALIDATE:
+            return False
+        await self._answer(stored, age, status.forwarded(self._why, collapsed=True))
+        return True
+
+    async def refresh(self) -> None:
+        """The same with nobody to answer: replace what is stale."""
+        seen, turn = self._seen, Turn()
+        await turn.take(self._cache, self._place, lambda value: bool(value == seen), None)
+        if not turn.comes.done():
+            return
+        scope = {name: value for name, value in self._scope.items() if name != "extensions"}
+        if "state" in scope:
+            scope["state"] = dict(scope["state"])
+        scope["method"] = "GET"
+        asked = False
+
+        async def receive() -> Message:
+            nonlocal asked
+            if asked:
+                await asyncio.Event().wait()
+            asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None: ...
+
+        try:
+            await self._lead(turn, scope, receive, send)
+        except Exception:
+            _log.warning("a stale response could not be refreshed: the application failed", exc_info=True)
+            self._middleware.failed(self._place)
+
+    async def _lead(self, turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask the application for everybody."""
+        stored, request, middleware = self._stored, self._request, self._middleware
+        stand_in = validating = False
+        if stored is not None:
+            stand_in = serving.may_stand_in(stored, request, self._cache.now() - stored.born)
+            headers = serving.conditions(stored, scope["headers"])
+            validating = stored.status == 200 and headers is not None
+            if validating:
+                scope = {**scope, "headers": headers}
+        voice = Said()
+        recorder = Recorder(
+            request,
+            receive,
+            send,
+            voice,
+            why=self._why,
+            validating=validating,
+            stand_in=stand_in,
+            max_body=middleware.max_body,
+            default=middleware.ttl,
+            clock=self._cache.now,
+            personal=lambda: is_personal(scope),
+            refused=lambda: turn.give(None),
+            complete=lambda *response: self._keep(turn, voice, *response),
+        )
+        token = said.set(voice)
+        try:
+            await middleware.app(scope, recorder.receive, recorder.send)
+        except Exception:
+            if not stand_in or recorder.status:
+                raise
+            _log.warning("the application failed: a stale response is served instead", exc_info=True)
+            recorder.instead = True
+        except BaseException:
+            turn.drop()
+            raise
+        finally:
+            said.reset(token)
+            if not recorder.instead:
+                turn.leave(recorder.gone)
+        middleware.remember(self._key, recorder.terms is not None or recorder.instead or not recorder.firm)
+        if recorder.instead:
+            assert stored is not None
+            await self._send_stored(turn, recorder, stored, send)
+        await turn.stored()
+
+    async def _send_stored(self, turn: Turn, recorder: Recorder, stored: Stored, send: Send) -> None:
+        """Answer with the stored response: the application said it still holds, or failed."""
+        if recorder.status == 304:
+            fresh, terms = self._freshened(stored, recorder)
+            if terms is None:
+                turn.give(None)
+                await self._cache.remove([self._place])
+            else:
+                turn.give(Kept(tuple(fresh), terms.keep, recorder.tags))
+            line = status.forwarded(self._why, status=304, stored=terms is not None)
+        else:
+            fresh = stored
+            self._middleware.failed(self._place)
+            turn.give(None)
+            line = status.forwarded(self._why, status=recorder.status or 500)
+        found = serving.answer(fresh, self._request)
+        aged, _ = status.hit(self._cache.now() - fresh.born, fresh.lifetime)
+        await send_answer(send, found, aged, line)
+
+    def _freshened(self, stored: Stored, recorder: Recorder) -> tuple[Stored, Terms | None]:
+        """The stored response with the news of a 304; the terms under which it is stored again, if it may be."""
+        headers = serving.freshened(stored.headers, recorder.headers)
+        terms = recorder.judge(stored.status, headers)
+        if isinstance(terms, Refusal):
+            return stored._replace(headers=headers), None
+        fresh = storing.make_stored(stored.status, headers, stored.body, terms, self._cache.now())
+        return fresh._replace(flags=fresh.flags | stored.flags & MADE_ETAG), terms
+
+    async def _keep(
+        self, turn: Turn, voice: Said, status: int, headers: Any, body: bytes, terms: Terms, clock: float
+    ) -> None:
+        """Store a complete response, where requests like this one will look for it."""
+        rules = voice.rules or storing.NO_RULES
+        stored = tuple(storing.make_stored(status, headers, body, terms, clock))
+        tags = list(dict.fromkeys([*rules.tags, *storing.read_tags(headers)]))
+        turn.give(await self._where(stored, terms, rules, tags))
+        await turn.stored()
+
+    async def _where(self, stored: tuple[Any, ...], terms: Terms, rules: Rules, tags: list[str]) -> Kept | None:
+        """What is to be stored in the place this request has looked."""
+        known = self._variants
+        names = tuple(sorted({*terms.names, *(known.names if known else ())}))
+        keyed = tuple(dict.fromkeys((*(known.keyed if known else ()), *rules.keyed)))
+        if (names, keyed) == ((known.names, known.keyed) if known else ((), ())):
+            return Kept(stored, terms.keep, tags)
+        if known is not None:
+            await self._widen(known, known._replace(names=names, keyed=keyed))
+            return None
+        # The response first, and then how to find it; a purge meanwhile takes the latter, and so both.
+        variants = Variants.make(token_hex(8), names, keyed)
+        values = keyed_values(keyed, self._scope)
+        if values is None:
+            return None
+        place = self._request.secondary_key(self._key, variants, values)
+        if not await self._cache.write(place, stored, terms.keep, tags):
+            return None
+        return Kept(tuple(variants), _VARIANTS_TTL, tags)
+
+    async def _widen(self, known: Variants, wider: Variants) -> None:
+        """Tell responses of this URL apart by more, unless it was purged meanwhile; the next one will be stored."""
+
+        async def load() -> Any:
+            load = current_load()
+            load.ttl = _VARIANTS_TTL
+            if load.stale != tuple(known):
+                load.do_not_store()
+            return tuple(wider)
+
+        await safely(
+            self._cache.replace(self._key, load, lambda value: bool(value == tuple(known))), "variants were not stored"
+        )
+
+    async def _ask_head(self) -> None:
+        """A HEAD request goes to the application; it may show that what is stored is out of date (section 4.3.5)."""
+        stored = self._stored
+
+        async def watching(message: Message) -> None:
+            if message["type"] == START:
+                headers = message["headers"] = list(message.get("headers", ()))
+                if stored is not None and message["status"] == 200 and not serving.same_content(stored, headers):
+                    await self._cache.remove([self._place])
+            await self._send(message)
+
+        await self._middleware.pass_on(self._scope, self._receive, watching)
+
+
+async def send_answer(send: Send, answer: Answer, *lines: tuple[bytes, bytes]) -> None:
+    """Send a response that is all there."""
+    await send({"type": START, "status": answer.status, "headers": [*answer.headers, *lines]})
+    await send({"type": BODY, "body": answer.body})

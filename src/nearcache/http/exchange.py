@@ -1,0 +1,352 @@
+"""[shell] A request that the application is asked: who asks for all, what becomes of the response, who waits.
+
+How it works
+============
+
+The application runs in the task of the request, as it would without a cache. What waits is the cache: ``Turn.load`` is
+the loader of a ``replace`` on the cache, which therefore runs when this request is the one of the whole fleet that asks
+the application, and it returns what the ``Recorder`` makes of the response: a record to be stored, or that there is
+none. Everybody else who asks for the same meanwhile waits in the same ``replace``, in this process for its flight, in
+others for its lease, and gets the record; or hears, as soon as the response's head is there, that it is not to be
+shared, and asks the application on its own.
+
+Nothing of the response waits for the cache: messages are passed on as they come, and a copy is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ..core.clock import clock as time_source
+from ..core.loading import current_load
+from . import fields, serving, storing
+from .cache import HTTPCache
+from .records import Pairs, Stored
+from .requests import PERSON, Request
+from .routes import Said
+from .status import forwarded
+from .storing import NO_RULES, Refusal, Rules, Terms
+
+__all__ = ["App", "Kept", "Message", "Receive", "Recorder", "Scope", "Send", "Turn"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+START = "http.response.start"
+BODY = "http.response.body"
+_ERRORS = frozenset([500, 502, 503, 504])  # RFC 5861, section 4
+
+_log = logging.getLogger("nearcache.http")
+
+
+class Kept(NamedTuple):
+    """What is to be stored for a URL.
+
+    Attributes:
+        value: the record.
+        seconds: how long it is of use.
+        tags: by which it can be purged.
+    """
+
+    value: tuple[Any, ...]
+    seconds: float
+    tags: list[str]
+
+
+class _Again(Exception):
+    """The request that asked for all was cancelled: another one has to."""
+
+
+class Turn:
+    """One request's turn to ask the application for all.
+
+    Attributes:
+        comes: done when it is this request's turn.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.comes: asyncio.Future[None] = loop.create_future()
+        self._outcome: asyncio.Future[Kept | None] = loop.create_future()
+        self._asking: asyncio.Task[Any] | None = None
+
+    async def take(
+        self, cache: HTTPCache, key: str, outdated: Callable[[Any], bool] | None, patience: float | None
+    ) -> Any:
+        """Wait until it is this request's turn, and return None; or until somebody else has asked: what is stored then.
+
+        Whatever goes wrong, and after ``patience`` seconds, it is nobody's turn: None, and ``comes`` is not done.
+        """
+        self._asking = asyncio.ensure_future(cache.replace(key, self._load, outdated))
+        self._asking.add_done_callback(_heard)
+        try:
+            await asyncio.wait({self._asking, self.comes}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.drop()
+            raise
+        if self.comes.done():
+            return None
+        if self._asking.done() and not self._asking.cancelled() and self._asking.exception() is None:
+            return self._asking.result()
+        self.drop()
+        self._asking.cancel()
+        return None
+
+    async def _load(self) -> Any:
+        if self._outcome.done():
+            self._outcome.result()  # nobody is there any more
+        elif not self.comes.done():
+            self.comes.set_result(None)
+        kept = await asyncio.shield(self._outcome)
+        load = current_load()
+        if kept is None:
+            load.do_not_store()
+            return None
+        load.ttl, load.tags = kept.seconds, kept.tags
+        return kept.value
+
+    def give(self, kept: Kept | None) -> None:
+        """What everybody else gets; None tells them to ask for themselves."""
+        if not self._outcome.done():
+            self._outcome.set_result(kept)
+
+    def leave(self, gone: bool) -> None:
+        """The application has answered. If nothing was kept because the client has gone, somebody else has to ask."""
+        if gone:
+            self.drop()
+        else:
+            self.give(None)
+
+    def drop(self) -> None:
+        """This request asks no more: somebody else has to."""
+        if not self._outcome.done():
+            self._outcome.set_exception(_Again())
+            self._outcome.exception()
+
+    async def stored(self) -> None:
+        """Wait until what was given is stored, or the lease is given back."""
+        if self._asking is not None and not self._asking.done():
+            with suppress(Exception):
+                await asyncio.wait({self._asking})
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+class Recorder:
+    """Passes every message on as it comes, and keeps a copy of a response that may be stored.
+
+    What it keeps it takes before it passes a message on: middleware in front changes messages in place.
+
+    Args:
+        said: what the route says.
+        why: the application was asked, in the words of RFC 9211.
+        validating: the request carries the validators of a stored response: a 304 is about that.
+        stand_in: there is a stored response that is better than an error.
+        max_body: bytes.
+        default: lifetime of a 200 that says nothing.
+        personal: whether a middleware has found a user by now.
+        refused: called when it turns out that the response will not be stored.
+        clock: the cache's.
+        complete: awaited when the response has been sent, with its status, fields, body, terms, and when it began.
+
+    Attributes:
+        status: of the response; 0 before it has begun.
+        headers: its fields.
+        terms: under which it may be stored; None when it may not.
+        firm: the response itself says that it may not.
+        gone: the client is: an application that knows may end its response early.
+        instead: the stored response is to be sent, not this one.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        receive: Receive,
+        send: Send,
+        said: Said,
+        *,
+        why: bytes,
+        validating: bool,
+        stand_in: bool,
+        max_body: int,
+        default: float | None,
+        clock: Callable[[], float],
+        personal: Callable[[], bool],
+        refused: Callable[[], None],
+        complete: Callable[[int, Pairs, bytes, Terms, float], Awaitable[None]],
+    ) -> None:
+        self._request = request
+        self._receive = receive
+        self._send = send
+        self._said = said
+        self._why = why
+        self._validating = validating
+        self._stand_in = stand_in
+        self._max_body = max_body
+        self._default = default
+        self._personal = personal
+        self._refused = refused
+        self._on_complete = complete
+        self._clock = clock
+        self._wall = time_source().wall
+        self._began = self._wall()
+        self._came = 0.0
+        self._body = bytearray()
+        self._held: Message | None = None  # the start of a response, until its body shows whether it is all there
+        self.status = 0
+        self.headers: Pairs = ()
+        self.terms: Terms | None = None
+        self.firm = False
+        self.gone = False
+        self.instead = False
+
+    @property
+    def _rules(self) -> Rules:
+        return self._said.rules or NO_RULES
+
+    @property
+    def tags(self) -> list[str]:
+        """By which the response can be purged."""
+        return list(dict.fromkeys([*self._rules.tags, *storing.read_tags(self.headers)]))
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if self.instead:
+            return  # of an error, or a 304, nothing is passed on
+        if kind == START:
+            start = self._begin(message)
+            if start is None:
+                return
+            message = start
+        elif kind == BODY:
+            if self._held is not None:
+                start, self._held = self._held, None
+                message = await self._release(start, message)
+            if self.terms is not None:
+                self._keep(message.get("body", b""))
+        elif self.terms is not None:
+            self._refuse()  # its body travels by another way: a file sent by path, for one
+            await self._release_held()
+        complete = kind == BODY and not message.get("more_body", False)
+        terms = self.terms
+        try:
+            await self._send(message)
+        except BaseException:
+            self._refuse(firm=False)
+            raise
+        if terms is not None and self.terms is terms and complete:
+            await self._complete(terms)
+
+    async def _release_held(self) -> None:
+        if self._held is not None:
+            start, self._held = self._held, None
+            await self._send(start)
+
+    def _begin(self, message: Message) -> Message | None:
+        self.status, self._came = message["status"], self._clock()
+        # An iterator can be read once: the next in line gets a list.
+        headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+        self.headers = tuple(headers)
+        if (self.status == 304 and self._validating) or (self.status in _ERRORS and self._stand_in):
+            self.instead = True
+            return None
+        if message.get("trailers") or self._request.head:
+            self._refuse(firm=False)
+        else:
+            verdict = self.judge(self.status, self.headers)
+            if isinstance(verdict, Refusal):
+                _log.debug("not stored: %s", verdict.why)
+                self._refuse(firm=verdict.firm)
+            else:
+                self.terms = verdict
+        if storing.internal(headers):
+            headers = [pair for pair in headers if pair[0].lower() not in storing.INTERNAL]
+        if self._rules is not NO_RULES:
+            added = _for_clients(headers, self._rules)
+            headers += added
+            self.headers += tuple(added)
+        if self.terms is not None:
+            headers.append(forwarded(self._why, stored=True))
+        message = {**message, "headers": headers}
+        names = {name.lower() for name, _ in headers}
+        if b"etag" not in names and self.status == 200 and self._may_hold(names):
+            self._held = message
+            return None
+        return message
+
+    def _may_hold(self, names: set[bytes]) -> bool:
+        """An ETag is made of a whole body: of one that will be there at once, or where the route asks for it."""
+        return (self.terms is not None and b"content-length" in names) or self._rules.etag
+
+    async def _release(self, start: Message, body: Message) -> Message:
+        """Send the start that was held back, with an ETag if this is the whole body; the body message to be sent."""
+        if body.get("more_body", False):
+            await self._send(start)
+            return body
+        content = bytes(body.get("body", b""))
+        etag = storing.make_etag(content)
+        headers = [*start["headers"], (b"etag", etag)]
+        if self.terms is not None:
+            self.headers = (*self.headers, (b"etag", etag))
+        if self._request.conditional and not self._request.head:
+            asked = Stored.make(200, tuple(headers), content, 0.0, 0.0, 0.0, 0.0, 0, etag, b"")
+            whole = serving.answer(asked, self._request)
+            if whole.status == 304:
+                self._keep(content)
+                await self._send({**start, "status": 304, "headers": list(whole.headers)})
+                return {**body, "body": b""}
+        await self._send({**start, "headers": headers})
+        return body
+
+    def judge(self, status: int, headers: Pairs) -> Terms | Refusal:
+        """Whether such a response may be stored."""
+        now = self._wall()
+        if self._personal():
+            self._request.credentials = {*self._request.credentials, PERSON}
+        took = max(0.0, now - self._began)
+        return storing.terms(self._request, status, headers, self._rules, now=now, took=took, default=self._default)
+
+    def _keep(self, part: bytes) -> None:
+        if len(self._body) + len(part) > self._max_body:
+            self._refuse()
+        else:
+            self._body += part
+
+    def _refuse(self, *, firm: bool = True) -> None:
+        self.terms, self.firm = None, firm
+        self._body.clear()
+        self._refused()
+
+    async def _complete(self, terms: Terms) -> None:
+        length = b"%d" % len(self._body)
+        lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
+        if any(value != length for value in lengths) or (self.gone and not lengths):
+            self._refuse(firm=False)  # cut short
+            return
+        # Before the application goes on to background tasks, whose purges come after this.
+        await self._on_complete(self.status, self.headers, bytes(self._body), terms, self._came)
+
+
+def _for_clients(headers: list[tuple[bytes, bytes]], rules: Rules) -> list[tuple[bytes, bytes]]:
+    """Fields that tell clients, and caches between, what they have to know of what a route said."""
+    varied = fields.names(value for name, value in headers if name.lower() == b"vary")
+    added = [(b"vary", name) for name in rules.vary if name not in varied]
+    if rules.per_user and fields.first_of(headers, b"cache-control") is None:
+        added.append((b"cache-control", b"private"))
+    return added

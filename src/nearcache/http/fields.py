@@ -1,0 +1,188 @@
+"""Header fields as values: directives, numbers, dates, entity tags, ranges. Pure, and tolerant where the RFCs ask.
+
+Nothing here raises for what a field says: garbage has a meaning of its own, or none.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import timegm
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+
+__all__ = [
+    "MOST",
+    "Directives",
+    "Headers",
+    "directives",
+    "elements",
+    "entity_tags",
+    "first_of",
+    "http_date",
+    "lines",
+    "names",
+    "seconds",
+    "targeted",
+    "weakly_equal",
+]
+
+Headers = Iterable[tuple[bytes, bytes]]
+Directives = Mapping[bytes, bytes]
+"""Directives by their names in lower case; an empty value for none. Values are not unquoted further."""
+
+MOST = 2**31
+"""Seconds. RFC 9111, section 1.2.2: what overflows counts as this."""
+
+# Commas inside of quoted strings do not separate (RFC 9110, section 5.6.1); a quote that is never closed is no quote.
+_ELEMENT = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"|")+')
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_ESCAPED = re.compile(rb"\\(.)")
+_WORDS = re.compile(rb"[A-Za-z0-9_-]+")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ENTITY_TAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+# Whatever stands around these, be it not even a comma, they are meant.
+_FORBIDDING = frozenset([b"private", b"no-store", b"no-cache"])
+
+
+def lines(headers: Headers, wanted: bytes) -> list[bytes]:
+    """The values of all lines of a field; ``wanted`` in lower case."""
+    return [value for name, value in headers if name.lower() == wanted]
+
+
+def first_of(headers: Headers, wanted: bytes) -> bytes | None:
+    """The value of a field's first line."""
+    return next((value for name, value in headers if name.lower() == wanted), None)
+
+
+def elements(values: Iterable[bytes]) -> Iterator[bytes]:
+    """The members of a list that may be spread over several lines (RFC 9110, sections 5.3 and 5.6.1)."""
+    for value in values:
+        for element in _ELEMENT.findall(value):
+            if stripped := element.strip(b" \t"):
+                yield stripped
+
+
+def names(values: Iterable[bytes]) -> list[bytes]:
+    """A list of field names, in lower case, each once and in alphabetical order; what is no name counts as ``*``."""
+    found = {element.lower() if _TOKEN.fullmatch(element) else b"*" for element in elements(values)}
+    return sorted(found)
+
+
+def directives(values: Iterable[bytes]) -> dict[bytes, bytes]:
+    """``Cache-Control`` (RFC 9111, section 5.2).
+
+    Names in any case, values as tokens or quoted strings. Of a directive that comes twice the first one counts
+    (section 4.2.1). What forbids is found wherever it stands outside of a quoted string, however odd the rest.
+    """
+    said: dict[bytes, bytes] = {}
+    for value in values:
+        for element in elements([value]):
+            name, equals, argument = element.partition(b"=")
+            if argument.startswith(b'"'):
+                quoted = _QUOTED.match(argument)
+                argument = _ESCAPED.sub(rb"\1", argument[1:-1]) if quoted and quoted[0] == argument else b"?"
+            elif equals and not argument:
+                argument = b"?"
+            said.setdefault(name.lower(), argument)
+        for word in _WORDS.findall(_QUOTED.sub(b'""', value)):
+            if (lower := word.lower()) in _FORBIDDING:
+                said.setdefault(lower, b"")
+    return said
+
+
+def seconds(value: bytes) -> int | None:
+    """delta-seconds (RFC 9111, section 1.2.2); None for what is none."""
+    if not value.isdigit():
+        return None
+    return min(int(value), MOST) if len(value) < 20 else MOST
+
+
+_SF_KEY = re.compile(rb"[a-z*][a-z0-9_.*-]*")
+_ITEM = (
+    rb'(?:\?[01]|-?\d{1,12}\.\d{1,3}|-?\d{1,15}|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
+    rb"|[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*|:[A-Za-z0-9+/=]*:)"
+)
+_SF_ITEM = re.compile(_ITEM)
+_SF_PARAMETERS = re.compile(rb"(?:; *[a-z*][a-z0-9_.*-]*(?:=" + _ITEM + rb")?)*")
+
+
+def targeted(values: list[bytes]) -> dict[bytes, bytes] | None:
+    """A targeted field (RFC 9213): a Dictionary (RFC 8941). None where it must be ignored: empty, or not one.
+
+    Of a key that comes twice the last one counts. A value of the wrong type makes the directive count as given with
+    none that is valid.
+    """
+    text = b", ".join(values).strip(b" ")
+    said: dict[bytes, bytes] = {}
+    place = 0
+    while place < len(text):
+        key = _SF_KEY.match(text, place)
+        if key is None:
+            return None
+        place, value = key.end(), b""
+        if text[place : place + 1] == b"=":
+            item = _SF_ITEM.match(text, place + 1)
+            if item is None:
+                return None  # inner lists, too: no directive has one
+            place, value = item.end(), item[0]
+        said.pop(key[0], None)
+        if value != b"?0":
+            # Strings are lists of names, and no numbers.
+            named = key[0] in _FORBIDDING and value.startswith(b'"')
+            said[key[0]] = b"" if value == b"?1" else value[1:-1] if named else value
+        place = _SF_PARAMETERS.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
+        rest = text[place:].lstrip(b" \t")
+        if not rest:
+            break
+        if not rest.startswith(b",") or not rest[1:].strip(b" \t"):
+            return None
+        place = len(text) - len(rest[1:].lstrip(b" \t"))
+    return said or None
+
+
+# -- dates
+
+_MONTHS = {month: number for number, month in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+_FIXDATE = re.compile(rb"[a-z]{3}, (\d{2}) ([a-z]{3}) (\d{4}) (\d{2}):(\d{2}):(\d{2}) gmt")
+_RFC850 = re.compile(rb"[a-z]{6,9}, (\d{2})-([a-z]{3})-(\d{2}) (\d{2}):(\d{2}):(\d{2}) gmt")
+_ASCTIME = re.compile(rb"[a-z]{3} ([a-z]{3}) ([ \d]\d) (\d{2}):(\d{2}):(\d{2}) (\d{4})")
+
+
+@lru_cache(maxsize=1024)
+def http_date(value: bytes) -> float | None:
+    """Seconds since the epoch of a date in any of the three formats (RFC 9110, section 5.6.7); None for what is none.
+
+    Case-insensitive, as RFC 9111, section 4.2, asks of caches.
+    """
+    text = value.strip(b" \t").lower()
+    if match := _ASCTIME.fullmatch(text):
+        month, day, hour, minute, second, year = match.groups()
+    elif match := _FIXDATE.fullmatch(text) or _RFC850.fullmatch(text):
+        day, month, year, hour, minute, second = match.groups()
+    else:
+        return None
+    number = _MONTHS.get(month)
+    if number is None or not 1 <= int(day) <= 31 or int(hour) > 23 or int(minute) > 59 or int(second) > 60:
+        return None
+    full_year = int(year)
+    if len(year) == 2:  # section 5.6.7: more than 50 years in the future is the past
+        full_year += 1900 if full_year >= 77 else 2000
+    return float(timegm((full_year, number, int(day), int(hour), int(minute), int(second))))
+
+
+# -- entity tags
+
+
+def entity_tags(values: Iterable[bytes]) -> list[bytes]:
+    """A list of entity tags, or ``[b"*"]`` (RFC 9110, section 13.1.2). What is not quoted is compared as it stands."""
+    found: list[bytes] = []
+    for value in values:
+        found += _ENTITY_TAG.findall(value)
+        found += (part for each in _ENTITY_TAG.sub(b"", value).split(b",") if (part := each.strip(b" \t")))
+    return found
+
+
+def weakly_equal(one: bytes, other: bytes) -> bool:
+    """RFC 9110, section 8.8.3.2."""
+    return one.removeprefix(b"W/") == other.removeprefix(b"W/")

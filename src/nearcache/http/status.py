@@ -1,0 +1,28 @@
+"""``Age`` (RFC 9111, section 5.1) and ``Cache-Status`` (RFC 9211): what became of a request here."""
+
+from __future__ import annotations
+
+__all__ = ["forwarded", "hit", "unsatisfied"]
+
+Line = tuple[bytes, bytes]
+
+
+def hit(age: float, lifetime: float) -> tuple[Line, Line]:
+    """Answered from the cache; ``ttl`` is negative for what is stale."""
+    seconds = int(age) if age > 0 else 0
+    return (b"age", b"%d" % seconds), (b"cache-status", b"nearcache; hit; ttl=%d" % (lifetime - seconds))
+
+
+def forwarded(why: bytes, *, status: int = 0, stored: bool = False, collapsed: bool = False) -> Line:
+    """The application was asked."""
+    return b"cache-status", b"nearcache; fwd=%b%b%b%b" % (
+        why,
+        b"; fwd-status=%d" % status if status else b"",
+        b"; stored" if stored else b"",
+        b"; collapsed" if collapsed else b"",
+    )
+
+
+def unsatisfied() -> Line:
+    """Nothing is stored, and the application must not be asked."""
+    return b"cache-status", b"nearcache; detail=only-if-cached"
