@@ -22,6 +22,7 @@ from nearcache import (
     get_multi_redis_connection_manager,
 )
 from nearcache.http import HTTPCacheMiddleware, RequestLogMiddleware
+from nearcache.testing import FakeClock
 
 from .conftest import Headers, Message, ask, http_scope, lifespan
 
@@ -55,6 +56,11 @@ def scripted(*messages: Message | BaseException) -> Any:
     return app
 
 
+def own(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The fields that the application sent."""
+    return [pair for pair in headers if pair[0] not in (b"age", b"cache-status", b"etag")]
+
+
 async def is_stored(cache: AsyncCache, app: Any, path: str = "/") -> bool:
     """Whether the middleware would answer without this application."""
     origin = Origin()
@@ -71,7 +77,8 @@ async def test_the_second_request_is_answered_from_the_cache(cache: AsyncCache) 
     app = HTTPCacheMiddleware(origin, cache, ttl=300)
     answers = [await ask(app), await ask(app)]
     assert origin.requests == 1
-    assert [(answer.status, answer.headers, answer.body) for answer in answers] == [(200, headers, b"answer 1")] * 2
+    expected = (200, headers, b"answer 1")
+    assert [(answer.status, own(answer.headers), answer.body) for answer in answers] == [expected] * 2
     assert [message["type"] for message in answers[1].messages] == [START, BODY]
 
 
@@ -105,23 +112,22 @@ async def _nowhere(message: Message) -> None:
 @pytest.mark.parametrize(
     ("control", "seconds"), [(b"", 300), (b"max-age=60", 60), (b"max-age=60, s-maxage=600", 600), (b"public", 300)]
 )
-async def test_how_long_it_is_kept(cache: AsyncCache, settings: Settings, control: bytes, seconds: int) -> None:
-    ttls: list[Any] = []
-
-    class Watching(AsyncCache):
-        async def set(self, key: str, value: Any, *, ttl: Any = None, namespace: str | None = None) -> bool:
-            assert key.startswith("route:")
-            ttls.append(ttl)
-            return True
-
-    watching = Watching()
-    await watching.initialize(settings)
-    await ask(HTTPCacheMiddleware(Origin((b"cache-control", control)), watching, ttl=300))
-    assert ttls == [seconds]
+async def test_how_long_it_is_kept(settings: Settings, control: bytes, seconds: int) -> None:
+    clock = FakeClock()
+    with clock:
+        cache = AsyncCache(3600, "app")
+        await cache.initialize(settings)
+        origin = Origin((b"cache-control", control))
+        app = HTTPCacheMiddleware(origin, cache, ttl=300)
+        await ask(app)
+        clock.advance(seconds - 1)
+        assert (await ask(app)).body == b"answer 1"
+        clock.advance(1)
+        assert (await ask(app)).body == b"answer 2"
 
 
 async def test_what_comes_from_the_cache_can_be_changed_by_middleware_in_front(cache: AsyncCache) -> None:
-    inner = HTTPCacheMiddleware(Origin((b"x-a", b"1")), cache)
+    inner = HTTPCacheMiddleware(Origin((b"x-a", b"1")), cache, ttl=300)
 
     async def adding(scope: Any, receive: Any, send: Any) -> None:
         async def changed(message: Message) -> None:
@@ -132,7 +138,8 @@ async def test_what_comes_from_the_cache_can_be_changed_by_middleware_in_front(c
         await inner(scope, receive, changed)
 
     for _ in range(3):
-        assert (await ask(adding)).headers == [(b"x-a", b"1"), (b"x-request", b"mine")]
+        headers = own((await ask(adding)).headers)
+        assert [pair for pair in headers if pair[0] != b"content-length"] == [(b"x-a", b"1"), (b"x-request", b"mine")]
 
 
 async def test_a_streamed_response_compressed_in_front_is_kept_as_the_application_made_it(cache: AsyncCache) -> None:
@@ -165,9 +172,6 @@ async def test_a_streamed_response_compressed_in_front_is_kept_as_the_applicatio
         [(b"authorization", b"Bearer a")],
         [(b"cookie", b"session=a")],
         [(b"x-api-key", b"a")],
-        [(b"range", b"bytes=0-1")],
-        [(b"cache-control", b"No-Cache")],
-        [(b"cache-control", b"no-store")],
         [(b"content-length", b"1")],
     ],
 )
@@ -182,7 +186,7 @@ async def test_a_request_of_its_own_is_neither_answered_from_the_cache_nor_store
     assert (await ask(app)).body == b"answer 2"
 
 
-@pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS", "DELETE"])
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE"])
 async def test_other_methods_reach_the_application(cache: AsyncCache, method: str) -> None:
     origin = Origin()
     app = HTTPCacheMiddleware(origin, cache, ttl=300)
@@ -198,8 +202,8 @@ async def test_other_methods_reach_the_application(cache: AsyncCache, method: st
     [
         (b"set-cookie", b"session=a"),
         (b"Set-Cookie", b"session=a"),
-        (b"vary", b"accept-language"),
-        (b"cache-control", b'Private="x", max-age=60'),
+        (b"vary", b"*"),
+        (b"cache-control", b"Private, max-age=60"),
         (b"cache-control", b"NO-STORE"),
         (b"expires", b"0"),
         (b"content-type", b"text/event-stream"),
@@ -231,7 +235,7 @@ async def test_a_response_with_a_session_is_not_stored(cache: AsyncCache) -> Non
             await send({"type": START, "status": 200, "headers": []})
             await send({"type": BODY, "body": scope["session"]["csrf"].encode()})
 
-    app = HTTPCacheMiddleware(Page(), cache)
+    app = HTTPCacheMiddleware(Page(), cache, ttl=300)
     assert [(await ask(app, session={})).body for _ in range(2)] == [b"token 1", b"token 2"]
     assert (await ask(app, session={"user": 1})).body == b"token 3"
 
@@ -280,28 +284,30 @@ STREAM = {"type": START, "status": 200, "headers": []}
     ],
 )
 async def test_only_a_whole_response_is_stored(cache: AsyncCache, messages: list[Message], stored: bool) -> None:
-    app = HTTPCacheMiddleware(scripted(*messages), cache)
+    app = HTTPCacheMiddleware(scripted(*messages), cache, ttl=300)
     sent = (await ask(app)).messages
-    assert [{"headers": [], **message} for message in sent] == [{"headers": [], **message} for message in messages]
+    for message, expected in zip(sent, messages, strict=True):
+        plain = {"headers": [], **message}
+        assert {**plain, "headers": own(plain["headers"])} == {"headers": [], **expected}
     assert await is_stored(cache, app) is stored
 
 
 async def test_an_exception_in_the_middle_is_the_applications(cache: AsyncCache) -> None:
-    app = HTTPCacheMiddleware(scripted(STREAM, {"type": BODY, "more_body": True}, ZeroDivisionError()), cache)
+    app = HTTPCacheMiddleware(scripted(STREAM, {"type": BODY, "more_body": True}, ZeroDivisionError()), cache, ttl=300)
     with pytest.raises(ZeroDivisionError):
         await ask(app)
     assert not await is_stored(cache, app)
 
 
 async def test_an_exception_before_the_response_is_the_applications(cache: AsyncCache) -> None:
-    app = HTTPCacheMiddleware(scripted(ZeroDivisionError()), cache)
+    app = HTTPCacheMiddleware(scripted(ZeroDivisionError()), cache, ttl=300)
     with pytest.raises(ZeroDivisionError):
         await ask(app)
     assert not await is_stored(cache, app)
 
 
 async def test_an_exception_after_a_whole_response_is_still_the_applications(cache: AsyncCache) -> None:
-    app = HTTPCacheMiddleware(scripted(OK, {"type": BODY, "body": b"full"}, ZeroDivisionError()), cache)
+    app = HTTPCacheMiddleware(scripted(OK, {"type": BODY, "body": b"full"}, ZeroDivisionError()), cache, ttl=300)
     with pytest.raises(ZeroDivisionError):
         await ask(app)
     assert await is_stored(cache, app)
@@ -441,7 +447,7 @@ async def test_a_broken_cache_is_not_the_applications_trouble(
     cache = Broken()
     cache.error = lambda: error
     assert (await ask(HTTPCacheMiddleware(Origin(), cache, ttl=300))).body == b"answer 1"
-    assert [record.levelname for record in caplog.records] == [level] * 2
+    assert [record.levelname for record in caplog.records] == [level]
 
 
 async def test_a_cache_that_was_not_connected(caplog: pytest.LogCaptureFixture) -> None:
@@ -459,7 +465,7 @@ async def test_a_cache_that_was_not_connected(caplog: pytest.LogCaptureFixture) 
 async def test_an_entry_of_another_shape_is_a_miss(
     cache: AsyncCache, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nearcache.http.rules.route_key", lambda scope: "route:taken")
+    monkeypatch.setattr("nearcache.http.asgi.primary_key", lambda scope, host: "route:taken")
     await cache.set("route:taken", value)
     assert (await ask(HTTPCacheMiddleware(Origin(), cache, ttl=300))).body == b"answer 1"
 
@@ -496,7 +502,7 @@ class WithLifespan(Origin):
 
 async def test_the_lifespan_connects_before_and_disconnects_after_the_application(settings: Settings) -> None:
     origin = WithLifespan()
-    app = HTTPCacheMiddleware(origin, settings=settings)
+    app = HTTPCacheMiddleware(origin, settings=settings, ttl=300)
     async with lifespan(app):
         assert [(await ask(app)).body for _ in range(2)] == [b"answer 1"] * 2
     assert origin.ready == [("startup", True), ("shutdown", True)]
@@ -504,14 +510,14 @@ async def test_the_lifespan_connects_before_and_disconnects_after_the_applicatio
 
 
 async def test_an_application_may_start_again(settings: Settings) -> None:
-    app = HTTPCacheMiddleware(WithLifespan(), settings=settings)
+    app = HTTPCacheMiddleware(WithLifespan(), settings=settings, ttl=300)
     for _ in range(2):
         async with lifespan(app):
             assert (await ask(app)).body == b"answer 1"
 
 
 async def test_a_request_after_the_lifespan_connects_again(settings: Settings) -> None:
-    app = HTTPCacheMiddleware(WithLifespan(), settings=settings)
+    app = HTTPCacheMiddleware(WithLifespan(), settings=settings, ttl=300)
     async with lifespan(app):
         pass
     assert [(await ask(app)).body for _ in range(2)] == [b"answer 1"] * 2
@@ -522,7 +528,7 @@ async def test_an_application_that_dies_leaves_no_connection(settings: Settings,
     origin = WithLifespan()
     origin.fails = step
     with pytest.raises(ZeroDivisionError):
-        async with lifespan(HTTPCacheMiddleware(origin, settings=settings)):
+        async with lifespan(HTTPCacheMiddleware(origin, settings=settings, ttl=300)):
             assert step == "shutdown"
     assert not get_default_cache().is_ready()
 
@@ -534,7 +540,7 @@ async def test_what_keeps_it_from_connecting_fails_the_startup() -> None:
         raise ConnectionFailed("the reason")
 
     origin = WithLifespan()
-    app = HTTPCacheMiddleware(origin, connect=connect)
+    app = HTTPCacheMiddleware(origin, connect=connect, ttl=300)
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -556,7 +562,7 @@ async def test_an_application_without_lifespan_is_connected_by_its_first_request
         await send(dict(STREAM))
         await send({"type": BODY, "body": b"answer"})
 
-    app = HTTPCacheMiddleware(origin, settings=settings)
+    app = HTTPCacheMiddleware(origin, settings=settings, ttl=300)
     with pytest.raises(AssertionError, match="no lifespan here"):
         async with lifespan(app):
             pass
@@ -572,14 +578,14 @@ async def test_a_first_request_that_cannot_connect_is_answered(caplog: pytest.Lo
         tries.append(1)
         raise ConnectionFailed("the reason")
 
-    app = HTTPCacheMiddleware(Origin(), connect=connect)
+    app = HTTPCacheMiddleware(Origin(), connect=connect, ttl=300)
     assert [(await ask(app)).body for _ in range(2)] == [b"answer 1", b"answer 2"]
     assert tries == [1]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 async def test_the_last_of_two_applications_disconnects(settings: Settings) -> None:
-    one, other = (HTTPCacheMiddleware(WithLifespan(), settings=settings) for _ in range(2))
+    one, other = (HTTPCacheMiddleware(WithLifespan(), settings=settings, ttl=300) for _ in range(2))
     async with lifespan(one):
         async with lifespan(other):
             pass
@@ -604,7 +610,7 @@ async def test_a_shutdown_that_cannot_disconnect_is_a_shutdown(
     def broken() -> None:
         raise RuntimeError("a drain that fails")
 
-    async with lifespan(HTTPCacheMiddleware(WithLifespan(), settings=settings)):
+    async with lifespan(HTTPCacheMiddleware(WithLifespan(), settings=settings, ttl=300)):
         manager.at_close(broken)
     assert "could not disconnect" in caplog.text
 

@@ -183,8 +183,10 @@ class Answering:
         token = said.set(voice)
         try:
             await middleware.app(scope, recorder.receive, recorder.send)
+            await recorder.flush()
         except Exception:
             if not stand_in or recorder.status:
+                await recorder.flush()
                 raise
             _log.warning("the application failed: a stale response is served instead", exc_info=True)
             recorder.instead = True

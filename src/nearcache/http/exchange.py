@@ -242,7 +242,7 @@ class Recorder:
                 self._keep(message.get("body", b""))
         elif self.terms is not None:
             self._refuse()  # its body travels by another way: a file sent by path, for one
-            await self._release_held()
+            await self.flush()
         complete = kind == BODY and not message.get("more_body", False)
         terms = self.terms
         try:
@@ -253,7 +253,8 @@ class Recorder:
         if terms is not None and self.terms is terms and complete:
             await self._complete(terms)
 
-    async def _release_held(self) -> None:
+    async def flush(self) -> None:
+        """Send the start of a response that has no body, or none any more."""
         if self._held is not None:
             start, self._held = self._held, None
             await self._send(start)
