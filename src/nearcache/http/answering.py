@@ -185,7 +185,7 @@ class Answering:
             await middleware.app(scope, recorder.receive, recorder.send)
             await recorder.flush()
         except Exception:
-            if not stand_in or recorder.status:
+            if not recorder.instead and (not stand_in or recorder.status):
                 await recorder.flush()
                 raise
             _log.warning("the application failed: a stale response is served instead", exc_info=True)
