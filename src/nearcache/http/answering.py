@@ -8,6 +8,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from ..core.loading import current_load
+from ..sentinels import ABSENT
 from . import serving, status, storing
 from .cache import safely
 from .exchange import BODY, START, Kept, Message, Receive, Recorder, Scope, Send, Turn
@@ -112,6 +113,8 @@ class Answering:
         if turn.comes.done():
             await self._lead(turn, self._scope, self._receive, self._send)
             return True
+        if given is ABSENT:
+            return False
         if given is None or given == seen:
             if middleware.is_failing(self._place):
                 return False
@@ -150,7 +153,7 @@ class Answering:
 
         try:
             await self._lead(turn, scope, receive, send)
-        except Exception:
+        except Exception:  # noqa: BLE001  # there is nobody to tell but the log
             _log.warning("a stale response could not be refreshed: the application failed", exc_info=True)
             self._middleware.failed(self._place)
 

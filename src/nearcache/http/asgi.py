@@ -137,6 +137,11 @@ class HTTPCacheMiddleware:
                     return
         await self.pass_on(scope, receive, send)
 
+    @property
+    def background(self) -> list[asyncio.Task[None]]:
+        """What is being fetched with nobody waiting."""
+        return list(self._refreshing.values())
+
     # -- what is known of URLs, in this process
 
     def is_uncached(self, key: str) -> bool:

@@ -34,7 +34,7 @@ async def safely(work: Awaitable[T], what: str, *, level: int = logging.DEBUG) -
         return await work
     except NearcacheError:
         _log.log(level, what, exc_info=True)
-    except Exception:  # a fault of the cache itself is one, too
+    except Exception:  # noqa: BLE001  # a fault of the cache itself is one, too
         _log.exception(what)
     return None
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ..core.clock import clock as time_source
 from ..core.loading import current_load
+from ..sentinels import ABSENT
 from . import fields, serving, storing
 from .cache import HTTPCache
 from .records import Pairs, Stored
@@ -82,7 +83,8 @@ class Turn:
     ) -> Any:
         """Wait until it is this request's turn, and return None; or until somebody else has asked: what is stored then.
 
-        Whatever goes wrong, and after ``patience`` seconds, it is nobody's turn: None, and ``comes`` is not done.
+        ``ABSENT`` when who asked gave up: somebody else has to. Whatever else goes wrong, and after ``patience``
+        seconds, it is nobody's turn: None, and ``comes`` is not done.
         """
         self._asking = asyncio.ensure_future(cache.replace(key, self._load, outdated))
         self._asking.add_done_callback(_heard)
@@ -93,10 +95,12 @@ class Turn:
             raise
         if self.comes.done():
             return None
-        if self._asking.done() and not self._asking.cancelled() and self._asking.exception() is None:
-            return self._asking.result()
+        asking = self._asking
+        if asking.done() and not asking.cancelled():
+            error = asking.exception()
+            return asking.result() if error is None else ABSENT if isinstance(error, _Again) else None
         self.drop()
-        self._asking.cancel()
+        asking.cancel()
         return None
 
     async def _load(self) -> Any:

@@ -1,4 +1,4 @@
-"""What routes say of their responses: ``@cached_response(...)``, and how it reaches the middleware.
+"""[shell] What routes say of their responses: ``@cached_response(...)``, and how it reaches the middleware.
 
 The middleware puts an empty ``Said`` into a context variable before it calls the application; the route, wherever it
 runs, fills it in. Functions that tell responses apart are known by name in every process, so that a request can be
