@@ -180,7 +180,7 @@ class Answering:
             default=middleware.ttl,
             clock=self._cache.now,
             personal=lambda: is_personal(scope),
-            refused=lambda: turn.give(None),
+            refused=turn.leave,
             complete=lambda *response: self._keep(turn, voice, *response),
         )
         token = said.set(voice)

@@ -159,7 +159,8 @@ class Recorder:
         max_body: bytes.
         default: lifetime of a 200 that says nothing.
         personal: whether a middleware has found a user by now.
-        refused: called when it turns out that the response will not be stored.
+        refused: called when it turns out that the response will not be stored; with True when that is the client's
+            fault, so that another one may fare better.
         clock: the cache's.
         complete: awaited when the response has been sent, with its status, fields, body, terms, and when it began.
 
@@ -186,7 +187,7 @@ class Recorder:
         default: float | None,
         clock: Callable[[], float],
         personal: Callable[[], bool],
-        refused: Callable[[], None],
+        refused: Callable[[bool], None],
         complete: Callable[[int, Pairs, bytes, Terms, float], Awaitable[None]],
     ) -> None:
         self._request = request
@@ -252,7 +253,7 @@ class Recorder:
         try:
             await self._send(message)
         except BaseException:
-            self._refuse(firm=False)
+            self._refuse(firm=False, again=True)
             raise
         if terms is not None and self.terms is terms and complete:
             await self._complete(terms)
@@ -333,16 +334,16 @@ class Recorder:
         else:
             self._body += part
 
-    def _refuse(self, *, firm: bool = True) -> None:
+    def _refuse(self, *, firm: bool = True, again: bool = False) -> None:
         self.terms, self.firm = None, firm
         self._body.clear()
-        self._refused()
+        self._refused(again)
 
     async def _complete(self, terms: Terms) -> None:
         length = b"%d" % len(self._body)
         lengths = [value for name, value in self.headers if name.lower() == b"content-length"]
         if any(value != length for value in lengths) or (self.gone and not lengths):
-            self._refuse(firm=False)  # cut short
+            self._refuse(firm=False, again=self.gone)  # cut short
             return
         # Before the application goes on to background tasks, whose purges come after this.
         await self._on_complete(self.status, self.headers, bytes(self._body), terms, self._came)
