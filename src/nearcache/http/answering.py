@@ -106,7 +106,7 @@ class Answering:
         if partial or b"no-store" in request.directives:
             await middleware.pass_on(self._scope, self._receive, self._send)
             return True
-        patience = _SHORT if request.credentials or middleware.is_uncached(self._key) else None
+        patience = _SHORT if request.credentials else None
         turn, seen = Turn(), self._seen
         outdated = None if seen is None else (lambda value: bool(value == seen))
         given = await turn.take(self._cache, self._place, outdated, patience)
@@ -200,7 +200,7 @@ class Answering:
             said.reset(token)
             if not recorder.instead:
                 turn.leave(recorder.gone)
-        middleware.remember(self._key, recorder.terms is not None or recorder.instead or not recorder.firm)
+        middleware.remember(self._key, request, recorder.terms is not None or recorder.instead or not recorder.firm)
         if recorder.instead:
             assert stored is not None
             await self._send_stored(turn, recorder, stored, send)

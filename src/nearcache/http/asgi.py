@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["HTTPCacheMiddleware"]
 
 _MAX_BODY = 1 << 20  # bytes
-_HOPEFUL = 3  # responses on end that may not be stored, after which nobody waits for the next one
+_HOPEFUL = 3  # responses on end that may not be stored, after which the next ones are not looked for
 _UNCACHED = 10.0  # seconds for which that holds
 _RETRY = 1.0  # seconds after an error that a stale response stood in for, until the application is asked again
 _MOST = 10_000  # URLs of which such things are remembered
@@ -79,7 +79,7 @@ class HTTPCacheMiddleware:
         self.ttl = ttl
         self.max_body = max_body
         self._lifespan = Lifespan(app, self.http_cache.cache, settings, connect) if cache is None else None
-        self._uncached: dict[str, tuple[int, float]] = {}
+        self._uncached: dict[tuple[str, bool], tuple[int, float]] = {}
         self._failing: dict[str, float] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
 
@@ -123,7 +123,7 @@ class HTTPCacheMiddleware:
 
     async def _look(self, request: Request, scope: Scope, receive: Receive, send: Send, key: str) -> None:
         """Answer from what is stored; else have the application asked."""
-        if not (request.credentials and self.is_uncached(key)):
+        if not self.is_uncached(key, request):
             answering = Answering(self, request, scope, receive, send, key)
             for _ in range(_TRIES):
                 if not await answering.find():
@@ -144,19 +144,20 @@ class HTTPCacheMiddleware:
 
     # -- what is known of URLs, in this process
 
-    def is_uncached(self, key: str) -> bool:
+    def is_uncached(self, key: str, request: Request) -> bool:
         """Whether the last responses for a URL could not be stored."""
-        count, until = self._uncached.get(key, (0, 0.0))
+        count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
         return count >= _HOPEFUL and self._now() < until
 
-    def remember(self, key: str, hopeful: bool) -> None:
+    def remember(self, key: str, request: Request, hopeful: bool) -> None:
         """Whether the next response for a URL may be stored."""
+        place = key, bool(request.credentials)
         if hopeful:
-            self._uncached.pop(key, None)
+            self._uncached.pop(place, None)
             return
         if len(self._uncached) >= _MOST:
             self._uncached.clear()
-        self._uncached[key] = (self._uncached.get(key, (0, 0.0))[0] + 1, self._now() + _UNCACHED)
+        self._uncached[place] = (self._uncached.get(place, (0, 0.0))[0] + 1, self._now() + _UNCACHED)
 
     def failed(self, place: str) -> None:
         """The application failed to make a response that is stored."""

@@ -291,30 +291,33 @@ class Recorder:
             headers.append(forwarded(self._why, stored=True))
         message = {**message, "headers": headers}
         names = {name.lower() for name, _ in headers}
-        if b"etag" not in names and self.status == 200 and self._may_hold(names):
+        if self.status == 200 and self._may_hold(names):
             self._held = message
             return None
         return message
 
     def _may_hold(self, names: set[bytes]) -> bool:
         """An ETag is made of a whole body: of one that will be there at once, or where the route asks for it."""
-        return (self.terms is not None and b"content-length" in names) or self._rules.etag
+        return self._rules.etag or (self.terms is not None and b"etag" not in names and b"content-length" in names)
 
     async def _release(self, start: Message, body: Message) -> Message:
         """Send the start that was held back, with an ETag if this is the whole body; the body message to be sent."""
         if body.get("more_body", False):
             await self._send(start)
             return body
-        content = bytes(body.get("body", b""))
-        etag = storing.make_etag(content)
-        headers = [*start["headers"], (b"etag", etag)]
-        if self.terms is not None:
+        content, headers = bytes(body.get("body", b"")), list(start["headers"])
+        etag = fields.first_of(headers, b"etag")
+        if etag is None:
+            etag = storing.make_etag(content)
+            headers.append((b"etag", etag))
             self.headers = (*self.headers, (b"etag", etag))
         if self._request.conditional and not self._request.head:
-            asked = Stored.make(200, tuple(headers), content, 0.0, 0.0, 0.0, 0.0, 0, etag, b"")
+            modified = fields.first_of(headers, b"last-modified") or b""
+            asked = Stored.make(200, tuple(headers), content, 0.0, 0.0, 0.0, 0.0, 0, etag, modified)
             whole = serving.answer(asked, self._request)
             if whole.status == 304:
-                self._keep(content)
+                if self.terms is not None:
+                    self._keep(content)
                 await self._send({**start, "status": 304, "headers": list(whole.headers)})
                 return {**body, "body": b""}
         await self._send({**start, "headers": headers})

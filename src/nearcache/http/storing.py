@@ -219,7 +219,7 @@ def _forbidden(request: Request, response: _Response, said: dict[bytes, bytes], 
     """Section 3, and what is not for sharing by its nature."""
     status = response.status
     if status < 200 or status in _NEVER:
-        return Refusal(f"status {status}")
+        return Refusal(f"status {status}", firm=False)
     if b"set-cookie" in response.values or b"set-cookie2" in response.values:
         return Refusal("Set-Cookie")
     if b"must-understand" in said:
