@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Settings
 from nearcache.http import HTTPCacheMiddleware
 
 from .conftest import Answer, Headers, ask
@@ -93,9 +93,8 @@ async def test_one_of_a_fleet_asks_the_application(url: str) -> None:
 
 
 async def fleet(url: str) -> list[AsyncCache]:
-    settings = Settings(redis_url=url, _env_file=None)
-    get_multi_redis_connection_manager().register("other", url)
-    caches = [AsyncCache(3600, "app"), AsyncCache(3600, "app", "other")]
+    settings = Settings(redis_url=url, queue_redis_url=url, _env_file=None)
+    caches = [AsyncCache(3600, "app"), AsyncCache(3600, "app", "queue")]
     for cache in caches:
         await cache.initialize(settings)
     return caches
