@@ -325,6 +325,25 @@ async def test_what_runs_after_the_response_can_clear_it(cache: AsyncCache) -> N
     assert not await is_stored(cache, origin)
 
 
+async def test_a_body_that_its_request_did_not_tell_of_is_not_shared(cache: AsyncCache) -> None:
+    """HTTP/2 needs no ``Content-Length``."""
+
+    async def origin(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        await send(dict(STREAM))
+        await send({"type": BODY, "body": b"you asked for " + body})
+
+    async def asking(body: bytes) -> bytes:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        return (await ask(app, receive=receive)).body
+
+    app = HTTPCacheMiddleware(origin, cache, ttl=300)
+    assert [await asking(body) for body in (b"a", b"b")] == [b"you asked for a", b"you asked for b"]
+    assert [await asking(body) for body in (b"", b"b")] == [b"you asked for "] * 2, "such a request is one without"
+
+
 async def test_a_stream_is_passed_on_as_it_comes(cache: AsyncCache) -> None:
     arrived = asyncio.Event()
 

@@ -324,6 +324,8 @@ async def test_conditional_requests_of_a_route_that_is_not_cached(site: Site) ->
         ({"stale_if_error": -1}, InvalidTTL),
         ({"tags": "one"}, InvalidArgument),
         ({"vary": "accept"}, InvalidArgument),
+        ({"vary": ["accept\r\nset-cookie: a=b"]}, InvalidArgument),
+        ({"vary": ["*"]}, InvalidArgument),
         ({"key": "user"}, InvalidArgument),
         ({"per_user": "anna"}, InvalidArgument),
     ],

@@ -206,6 +206,7 @@ class Recorder:
         self._wall = time_source().wall
         self._began = self._wall()
         self._came = 0.0
+        self._asked_with_body = False
         self._body = bytearray()
         self._held: Message | None = None  # the start of a response, until its body shows whether it is all there
         self.status = 0
@@ -228,6 +229,10 @@ class Recorder:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self.gone = True
+        elif message.get("body"):
+            # A GET with a body, which its fields did not tell: the answer may depend on it.
+            self._refuse(firm=False)
+            self._asked_with_body = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -272,7 +277,7 @@ class Recorder:
         if (self.status == 304 and self._validating) or (self.status in _ERRORS and self._stand_in):
             self.instead = True
             return None
-        if message.get("trailers") or self._request.head:
+        if message.get("trailers") or self._request.head or self._asked_with_body:
             self._refuse(firm=False)
         else:
             verdict = self.judge(self.status, self.headers)

@@ -19,6 +19,7 @@ __all__ = [
     "entity_tags",
     "first_of",
     "http_date",
+    "is_name",
     "lines",
     "names",
     "seconds",
@@ -67,6 +68,11 @@ def names(values: Iterable[bytes]) -> list[bytes]:
     """A list of field names, in lower case, each once and in alphabetical order; what is no name counts as ``*``."""
     found = {element.lower() if _TOKEN.fullmatch(element) else b"*" for element in elements(values)}
     return sorted(found)
+
+
+def is_name(text: str) -> bool:
+    """Whether this is the name of a field (RFC 9110, section 5.1)."""
+    return text.isascii() and _TOKEN.fullmatch(text.encode()) is not None
 
 
 def directives(values: Iterable[bytes]) -> dict[bytes, bytes]:

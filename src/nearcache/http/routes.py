@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from ..core.ttl import TTL, milliseconds
 from ..errors import InvalidArgument
 from ..sentinels import DEFAULT, Default
+from .fields import is_name
 from .requests import CREDENTIALS
 from .storing import Rules
 
@@ -85,6 +86,9 @@ class CacheRules:
         for name, texts in (("tags", tags), ("vary", vary)):
             if isinstance(texts, str):
                 raise InvalidArgument(f"{name}={texts!r:.60}: a list of str: write [{texts!r:.60}]")
+        for name in vary:
+            if not is_name(name) or name == "*":
+                raise InvalidArgument(f"vary={name!r:.60}: the name of a request field, such as 'Accept-Language'")
         keyed = [_register(function) for function in (key, per_user) if function is not None and callable(function)]
         if per_user is True:
             keyed.append(_register(_credentials))
