@@ -106,7 +106,7 @@ class Answering:
         if partial or b"no-store" in request.directives:
             await middleware.pass_on(self._scope, self._receive, self._send)
             return True
-        patience = _SHORT if request.credentials else None
+        patience = _SHORT if request.credentials and self._place not in middleware.keeping else None
         turn, seen = Turn(), self._seen
         outdated = None if seen is None else (lambda value: bool(value == seen))
         given = await turn.take(self._cache, self._place, outdated, patience)
@@ -241,8 +241,12 @@ class Answering:
         rules = voice.rules or storing.NO_RULES
         stored = tuple(storing.make_stored(status, headers, body, terms, clock))
         tags = list(dict.fromkeys([*rules.tags, *storing.read_tags(headers)]))
-        turn.give(await self._where(stored, terms, rules, tags))
-        await turn.stored()
+        self._middleware.keeping.add(self._place)
+        try:
+            turn.give(await self._where(stored, terms, rules, tags))
+            await turn.stored()
+        finally:
+            self._middleware.keeping.discard(self._place)
 
     async def _where(self, stored: tuple[Any, ...], terms: Terms, rules: Rules, tags: list[str]) -> Kept | None:
         """What is to be stored in the place this request has looked."""

@@ -79,6 +79,7 @@ class HTTPCacheMiddleware:
         self.ttl = ttl
         self.max_body = max_body
         self._lifespan = Lifespan(app, self.http_cache.cache, settings, connect) if cache is None else None
+        self.keeping: set[str] = set()  # the keys of responses that are being stored
         self._uncached: dict[tuple[str, bool], tuple[int, float]] = {}
         self._failing: dict[str, float] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
