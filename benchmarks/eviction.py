@@ -253,13 +253,12 @@ def _belady(keys: Keys, capacity: int) -> int:
 
 
 class _Node:
-    __slots__ = ("filed", "key", "rank", "size", "used")
+    __slots__ = ("filed", "key", "size", "used")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.size = 1
         self.used = self.filed = 0
-        self.rank = -1
 
 
 def _own(keys: Keys, capacity: int) -> int:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from itertools import accumulate, pairwise
+from collections import Counter, OrderedDict
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from nearcache.tiers.eviction import Eviction
+from nearcache.tiers.eviction import _EPOCH, Eviction
 
 
 class Entry:
-    __slots__ = ("filed", "key", "rank", "size", "used")
+    __slots__ = ("filed", "key", "size", "used")
 
     def __init__(self, key: int, size: int = 1) -> None:
         self.key = b"%d" % key
         self.size = size
         self.used = self.filed = 0
-        self.rank = -1
 
 
 def _places(eviction: Eviction) -> list[Entry]:
     """Every node, as often as it is somewhere."""
-    buckets = [bucket for line in eviction._proven for bucket in line.buckets.values()]
-    return [node for place in (eviction._fresh, *buckets) for node in place]
+    return [node for line in eviction._lines for bucket in line.buckets.values() for node in bucket]
 
 
 def _check(eviction: Eviction, held: set[Entry]) -> None:
@@ -36,32 +34,35 @@ def _check(eviction: Eviction, held: set[Entry]) -> None:
     assert len(places) == len(set(places)) == len(eviction)
     assert set(places) == held
     assert eviction.bytes == sum(node.size for node in held)
-    for node in eviction._fresh:
-        assert node.rank == 0
-    assert all(older.filed <= newer.filed for older, newer in pairwise(eviction._fresh))
-    for rank, line in enumerate(eviction._proven, start=1):
+    assert eviction._newest is eviction._lines[0].buckets[eviction.now]
+    for rank, line in enumerate(eviction._lines):
         assert sorted(line.buckets) == sorted(line.epochs)
-        for epoch, bucket in line.buckets.items():
-            assert all((node.rank, node.filed) == (rank, epoch) for node in bucket)
+        for filed, bucket in line.buckets.items():
+            assert filed % _EPOCH == rank
+            assert all(node.filed == filed for node in bucket)
         filled = sum(map(bool, line.buckets.values()))
         assert len(line.buckets) <= line.limit <= 2 * max(filled, eviction._most) + 64
-    assert all(0 < node.filed <= eviction.now and node.used <= eviction.now for node in held)
+    assert all(0 < node.filed < eviction.now + _EPOCH and node.used <= eviction.now for node in held)
     assert 1.0 <= eviction._weight <= 8.0
     _check_ghosts(eviction)
 
 
 def _check_ghosts(eviction: Eviction) -> None:
-    horizon = eviction._horizon
-    assert len(eviction._ghosts) <= eviction._most
-    assert len(eviction._forgotten) <= eviction._most + 1
+    horizon, left = eviction._horizon, eviction._left
+    longest = 64  # one epoch may pass until they are looked at again
+    assert len(eviction._ghosts) <= eviction._most + longest
+    assert len(eviction._forgotten) <= eviction._most + longest
     assert not eviction._ghosts.keys() & eviction._forgotten.keys()
     assert not {node.key for node in _places(eviction)} & (eviction._ghosts.keys() | eviction._forgotten.keys())
-    proven = sum(len(nodes) for line in eviction._proven for epoch, nodes in line.buckets.items() if epoch > horizon)
-    assert eviction._young == len(eviction._fresh) + proven + sum(eviction._ghosts_filed.values())
-    known = [ghost >> 2 for ghosts in (eviction._ghosts, eviction._forgotten) for ghost in ghosts.values()]
-    for epoch, count in eviction._ghosts_filed.items():
+    assert horizon < eviction.now
+    assert eviction._young == sum(eviction._counts.values())
+    known = [ghost for ghosts in (eviction._ghosts, eviction._forgotten) for ghost in ghosts.values()]
+    young = Counter(filed - filed % _EPOCH for filed in (*known, *(node.filed for node in _places(eviction))))
+    young[eviction.now] += left
+    for epoch, count in eviction._counts.items():
         assert epoch > horizon
-        assert count >= known.count(epoch)  # it counts those that were forgotten, too
+        assert count >= young[epoch]  # it counts ghosts that were forgotten, too
+    assert all(epoch in eviction._counts for epoch, count in young.items() if count and epoch > horizon)
 
 
 class Machine(RuleBasedStateMachine):
@@ -84,7 +85,6 @@ class Machine(RuleBasedStateMachine):
             self.held[entry.key] = entry
         for victim in victims:
             assert victim is entry or self.held.pop(victim.key) is victim
-            assert victim.rank == -1
             self.gone.append(victim)
 
     @rule(key=st.integers(0, 60), size=st.integers(0, 70))
@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
         """A late reader writes to it, somebody removes it once more, or it comes back itself."""
         if self.gone:
             entry = self.gone[which % len(self.gone)]
-            entry.used = self.eviction.now - late
+            entry.used = self.eviction.now - late * _EPOCH
             self.eviction.remove(entry)
             if entry.key not in self.held and which % 2:
                 self.gone = [each for each in self.gone if each is not entry]
@@ -125,16 +125,7 @@ class Machine(RuleBasedStateMachine):
     @rule(key=st.integers(0, 60), late=st.integers(0, 5))
     def late_hit(self, key: int, late: int) -> None:
         if entry := self.held.get(b"%d" % key):
-            entry.used = max(0, self.eviction.now - late)
-
-    @rule()
-    def clear(self) -> None:
-        self.eviction.clear()
-        for entry in self.held.values():
-            self.eviction.remove(entry)  # nothing: it is from before
-        self.held = {}
-        self.gone = []
-        assert len(self.eviction) == self.eviction.bytes == 0
+            entry.used = max(0, self.eviction.now - late * _EPOCH)
 
     @invariant()
     def books_are_right(self) -> None:
@@ -258,24 +249,12 @@ def test_writing_again_makes_no_newcomer() -> None:
         if step % 10 == 0 and 0 in held:
             eviction.remove(held.pop(0))
             _ask(eviction, held, 0)
-    assert held[0].rank == 3
+    assert held[0] in eviction._lines[3].buckets[held[0].filed]
     before = set(held)
     for key in range(10_000, 10_100):  # LRU would hold nothing else afterwards
         _ask(eviction, held, key)
     assert 0 in held
     assert len(before & set(held)) > 20
-
-
-def test_forgets_what_it_learned_when_cleared() -> None:
-    eviction, held = Eviction(100, 1 << 30), dict[int, Entry]()
-    for key in _zipf(5000, 1.0, seed=5):
-        _ask(eviction, held, key)
-    eviction.clear()
-    new = Eviction(100, 1 << 30)
-    for name in Eviction.__slots__:
-        if name != "_proven":
-            assert getattr(eviction, name) == getattr(new, name), name
-    assert not _places(eviction)
 
 
 def test_ghosts_are_bounded_while_everything_is_removed_again() -> None:
@@ -299,7 +278,7 @@ def test_buckets_are_bounded_while_everything_is_written_again() -> None:
             entry.used = eviction.now
             eviction.remove(entry)
         _ask(eviction, held, key)
-    assert all(len(line.buckets) <= 2 * 64 for line in eviction._proven)
+    assert all(len(line.buckets) <= 2 * 64 for line in eviction._lines)
     _check(eviction, set(held.values()))
 
 

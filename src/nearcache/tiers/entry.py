@@ -35,7 +35,7 @@ class Entry:
     """
 
     __slots__ = (
-        *("key", "name", "site", "size", "used", "filed", "rank"),
+        *("key", "name", "site", "size", "used", "filed"),
         *("payload", "value", "decode", "envelope"),
         *("epoch", "quick_until", "fresh_until", "dead_until", "known", "homes"),
     )
@@ -49,7 +49,6 @@ class Entry:
         self.envelope = found.envelope
         self.size = len(found.payload) + len(key) + _OVERHEAD
         self.used = self.filed = 0
-        self.rank = -1
         self.value: Any = COPY
         self.decode: Callable[[bytes], Any] = self._first
         self.known: dict[bytes, tuple[int, int]] = known

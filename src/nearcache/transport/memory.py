@@ -30,7 +30,7 @@ _Bytes = bytes | None
 class _Stored:
     """A value, when it expires, and what the eviction keeps of it."""
 
-    __slots__ = ("expires", "filed", "key", "rank", "size", "used", "value")
+    __slots__ = ("expires", "filed", "key", "size", "used", "value")
 
     def __init__(self, key: bytes, value: bytes, expires: float | None) -> None:
         self.key = key
@@ -38,7 +38,6 @@ class _Stored:
         self.expires = expires
         self.size = len(key) + len(value) + _OVERHEAD
         self.used = self.filed = 0
-        self.rank = -1
 
 
 class MemoryStore:
