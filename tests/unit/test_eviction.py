@@ -241,6 +241,33 @@ def test_what_was_used_stays() -> None:
     assert eviction.add(Entry(3)) == [second]
 
 
+def test_newcomers_make_room_for_each_other_where_all_others_are_proven() -> None:
+    eviction = Eviction(48, 48)
+    others = [Entry(key) for key in range(48)]
+    for entry in others:
+        eviction.add(entry)
+    gone = Entry(100)
+    eviction.add(gone)  # an epoch begins
+    assert eviction._left > 1
+    for entry in others:
+        entry.used = eviction.now
+    eviction.remove(gone)
+    first = Entry(101, 2)
+    (victim,) = eviction.add(first)  # there is no newcomer yet
+    assert victim in others
+    assert eviction.add(Entry(102)) == [first]
+
+
+def test_what_is_removed_is_not_counted_as_what_lru_would_hold() -> None:
+    eviction = Eviction(100, 1 << 30)
+    entries = [Entry(key) for key in range(50)]
+    for entry in entries:
+        eviction.add(entry)
+    for entry in entries:
+        eviction.remove(entry)
+    assert eviction._young == eviction._left
+
+
 def test_writing_again_makes_no_newcomer() -> None:
     """What is invalidated and filled, again and again, but used between, outlives a scan."""
     eviction, held = Eviction(100, 1 << 30), dict[int, Entry]()
