@@ -112,6 +112,15 @@ LINES: dict[str, list[str]] = {
         "both clients work",
         "readiness: 200 up",
     ],
+    "http_routes": [
+        r"an article: \{'article': 1, 'rendered': 1\}",
+        r"from the cache, for every visitor: \{'article': 1, 'rendered': 1\} hit",
+        "not modified: 304",
+        r"inbox of anna: \{'rendered': 2\}",
+        r"inbox of bert: \{'rendered': 3\}",
+        r"inbox of anna: \{'rendered': 2\}",
+        r"purged: \{'article': 1, 'rendered': 4\}",
+    ],
     "initialisation": ["cache client: connected database 0", "queue client: connected database 1"],
     "logs": [
         r"INFO nearcache\.connections: cache client: .* db 0: connected \(valkey .*\)",

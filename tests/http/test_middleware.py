@@ -163,6 +163,24 @@ async def test_a_streamed_response_compressed_in_front_is_kept_as_the_applicatio
     assert await is_stored(cache, app)
 
 
+async def test_a_hit_is_what_was_served_from_the_cache(cache: AsyncCache) -> None:
+    app = HTTPCacheMiddleware(Origin((b"vary", b"accept-language")), cache, ttl=300)
+    requests: list[tuple[list[tuple[bytes, bytes]], int, int]] = [
+        ([], 0, 1),
+        ([], 1, 0),
+        ([(b"accept-language", b"de")], 0, 1),
+        ([(b"accept-language", b"de")], 1, 0),
+        ([(b"cache-control", b"no-cache")], 0, 1),
+        ([(b"cookie", b"id=1")], 0, 0),
+        ([(b"if-none-match", b"*")], 1, 0),
+    ]
+    for headers, hits, misses in requests:
+        cache.reset_stats()
+        await ask(app, headers=headers)
+        stats = cache.get_stats()
+        assert (stats.hits, stats.misses) == (hits, misses), headers
+
+
 # -- what is not
 
 

@@ -83,9 +83,11 @@ class Answering:
             self._middleware.is_failing(self._place) and serving.may_stand_in(stored, self._request, age)
         ):
             self._why = b"stale" if age >= stored.lifetime else b"request"
+            self._cache.count(0, misses=1)
             return False
         if use is Use.REFRESH and not self._middleware.is_failing(self._place):
             self._middleware.refresh(self._place, self)
+        self._cache.count(1)
         await self._answer(stored, age)
         return True
 

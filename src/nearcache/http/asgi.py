@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.clock import clock
 from ..core.ttl import milliseconds
 from ..errors import InvalidArgument
+from ..sentinels import ABSENT
 from . import storing
 from .answering import Answering, send_answer
 from .cache import HTTPCache
@@ -110,7 +111,8 @@ class HTTPCacheMiddleware:
         key = primary_key(scope, request.host)
         # A near hit that nothing is asked of: without another coroutine.
         if not request.fields and not request.credentials:
-            stored = as_stored(self._hit(key))
+            found = self._hit(key)
+            stored = as_stored(found)
             if stored is not None and not stored.flags & VALIDATE:
                 age = self.http_cache.now() - stored.born
                 if age < stored.lifetime:
@@ -118,6 +120,8 @@ class HTTPCacheMiddleware:
                     await send({"type": START, "status": stored.status, "headers": headers})
                     await send({"type": BODY, "body": b"" if request.head else stored.body})
                     return
+            if found is not ABSENT:
+                self.http_cache.count(-1)
         await self._look(request, scope, receive, send, key)
 
     # -- from the cache

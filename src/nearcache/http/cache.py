@@ -107,12 +107,19 @@ class HTTPCache:
         """What the near tier holds, or ``ABSENT``; never waits."""
         return self._core.hit(key)
 
+    def count(self, hits: int, misses: int = 0) -> None:
+        """What is found is a hit of the cache only when it is served."""
+        counters = self._core.counters
+        counters.hits += hits
+        counters.misses += misses
+
     async def read(self, key: str) -> Any:
-        """What is stored, or None."""
+        """What is stored, or None; counted when it is None."""
         value = self._core.hit(key)
-        if value is not ABSENT:
-            return value
-        value = await safely(self.cache.get(key), "no cache for a request")
+        if value is ABSENT:
+            value = await safely(self.cache.get(key), "no cache for a request")
+        if value is not None:
+            self.count(-1)
         if self._core.client.open:
             self._clock = self._core.client.link().clock
         return value
