@@ -44,6 +44,7 @@ class Job(NamedTuple):
         call: makes the call of the loader, for the caller's keys that are missing.
         values: which value of what the loader returned is whose, by stored key.
         seen: what the read before found.
+        type: what the caller wants the values to be; what is no such thing is as good as nothing.
         forced: load even if there is a fresh value by now.
     """
 
@@ -52,6 +53,7 @@ class Job(NamedTuple):
     values: Callable[[list[bytes], Any], Mapping[bytes, Any]]
     policy: Policy
     seen: Mapping[bytes, Found]
+    type: Any
     forced: bool = False
 
 
@@ -79,7 +81,7 @@ class Loads:
     ) -> Plan[Outcome]:
         """The value, or what the loader raised."""
         found = (yield from self._reads.look(link, site, {name: key}, near))[key]
-        job = _one(name, key, loader, policy, found)
+        job = _one(name, key, loader, policy, found, type)
         if _serves(found):
             value = self._reads.value(found, key, type)
             if value.__class__ is not Miss:
@@ -88,11 +90,10 @@ class Loads:
                     if leads:
                         yield Lead(self._renew(link, site, flight, job), (flight,), background=True)
                 return Outcome(value)
-            found = found._replace(miss=value)
         else:
             self._reads.value(found._replace(rescued=False), key, type)  # counts the miss
-        job = job._replace(seen={key: found})
-        return (yield from self._load_or_join(link, site, job, type))[key]
+        job = job._replace(seen={key: self._readable(found, type)})
+        return (yield from self._load_or_join(link, site, job))[key]
 
     def get_or_set_many(
         self,
@@ -115,9 +116,9 @@ class Loads:
             else:
                 values[name] = value
         if missing:
-            seen = {key: found[key] for key in missing}
-            job = Job(missing, loader, lambda asked, loaded: _by_stored_key(asked, missing, loaded), policy, seen)
-            outcomes = yield from self._load_or_join(link, site, job, type)
+            seen = {key: self._readable(found[key], type) for key in missing}
+            job = Job(missing, loader, lambda asked, loaded: _by_stored_key(asked, missing, loaded), policy, seen, type)
+            outcomes = yield from self._load_or_join(link, site, job)
             for key, outcome in outcomes.items():
                 if outcome.error is not None:
                     return outcome
@@ -141,8 +142,8 @@ class Loads:
         except ServerError as error:
             found = self._parts.failed(error, NOTHING)
         self._parts.flights.detach([key])
-        job = _one(name, key, loader, policy, found)._replace(forced=True)
-        return (yield from self._load_or_join(link, site, job, type))[key]
+        job = _one(name, key, loader, policy, found, type)._replace(forced=True)
+        return (yield from self._load_or_join(link, site, job))[key]
 
     def replace(
         self,
@@ -193,10 +194,10 @@ class Loads:
 
     # -- who loads in this process
 
-    def _load_or_join(self, link: Link, site: Namespace, job: Job, type: Any) -> Plan[dict[bytes, Outcome]]:
+    def _load_or_join(self, link: Link, site: Namespace, job: Job) -> Plan[dict[bytes, Outcome]]:
         """The outcome for every key: some led here, in one call of the loader, some by others."""
         parts, policy = self._parts, job.policy
-        flights, outcomes = parts.flights, {key: self._throttled(key, job, type) for key in job.names}
+        flights, outcomes = parts.flights, {key: self._throttled(key, job) for key in job.names}
         while todo := [key for key, outcome in outcomes.items() if outcome is None]:
             joined = flights.join_all(todo, parts.near.epoch)
             led = {key: flight for key, (flight, leads) in joined.items() if leads}
@@ -209,14 +210,14 @@ class Loads:
                 soft = policy.soft_timeout if job.seen[key].stale and not job.forced else None
                 yield Wait(flight, soft, policy.load_timeout)
                 if not flight.landed:
-                    outcomes[key] = self._outcome(key, job.seen[key], type)
+                    outcomes[key] = self._outcome(key, job.seen[key], job.type)
                 elif flight.error is not None:
                     outcomes[key] = Outcome(error=flight.error)
                 elif not flight.abandoned:
-                    outcomes[key] = self._outcome(key, flight.found, type)
+                    outcomes[key] = self._outcome(key, flight.found, job.type)
         return outcomes  # type: ignore[return-value]
 
-    def _throttled(self, key: bytes, job: Job, type: Any) -> Outcome | None:
+    def _throttled(self, key: bytes, job: Job) -> Outcome | None:
         """The stale value, while a load that failed is not to be tried again."""
         until = self._parts.flights.retry_at.get(key)
         if until is None or job.forced or not job.seen[key].stale:
@@ -224,7 +225,7 @@ class Loads:
         if self._parts.near.now() >= until:
             self._parts.flights.retry_at.pop(key, None)
             return None
-        return self._outcome(key, job.seen[key], type)
+        return self._outcome(key, job.seen[key], job.type)
 
     def _outcome(self, key: bytes, found: Found | None, type: Any) -> Outcome:
         if found is None:
@@ -234,6 +235,11 @@ class Loads:
         if value.__class__ is Miss:
             return Outcome(error=CodecError(f"what the loader gave for {key.decode()!r} is no {type!r}"))
         return Outcome(value)
+
+    def _readable(self, found: Found, type: Any) -> Found:
+        """What was found; nothing to be served when it is no ``type``."""
+        value = found.miss or self._parts.codec.load(found.payload, found.envelope is None, type)
+        return found._replace(miss=value) if value.__class__ is Miss else found
 
     # -- who loads in the fleet
 
@@ -316,7 +322,7 @@ class Loads:
                 found = outcome.found
                 if found is None:
                     found = (yield from self._reads.find(link, site, {job.names[key]: key}))[key]
-                seen[key] = found
+                seen[key] = found = self._readable(found, job.type)
                 if found.fresh and not job.forced:
                     self._parts.flights.land(flights[key], seen.pop(key))
                 elif found.miss is Miss.FOREIGN:
@@ -349,8 +355,8 @@ class Loads:
             return {}  # the next election says so
 
 
-def _one(name: str, key: bytes, loader: Callable[[], Any], policy: Policy, found: Found) -> Job:
-    return Job({key: name}, lambda _: loader(), lambda _, loaded: {key: loaded}, policy, {key: found})
+def _one(name: str, key: bytes, loader: Callable[[], Any], policy: Policy, found: Found, type: Any) -> Job:
+    return Job({key: name}, lambda _: loader(), lambda _, loaded: {key: loaded}, policy, {key: found}, type)
 
 
 def _serves(found: Found) -> bool:

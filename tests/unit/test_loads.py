@@ -1,0 +1,77 @@
+"""Loads on ``memory://``, where time stands still: what is served meanwhile, and that nobody is left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from nearcache import AsyncCache
+from nearcache.testing import FakeClock
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something; on ``memory://`` replies are there at once."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class Gate:
+    """A loader that waits to be let go."""
+
+    def __init__(self, value: Any = "new") -> None:
+        self.value = value
+        self.calls = 0
+        self.open = asyncio.Event()
+
+    async def __call__(self, keys: list[str] | None = None) -> Any:
+        self.calls += 1
+        await self.open.wait()
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value if keys is None else dict.fromkeys(keys, self.value)
+
+
+def fail(keys: list[str] | None = None) -> Any:
+    raise OSError("the origin is away")
+
+
+@dataclass
+class User:
+    name: str
+
+
+# -- values of another type
+
+
+async def test_a_near_copy_of_another_type_is_replaced(async_cache: AsyncCache) -> None:
+    await async_cache.set("key", {"old": 1})
+    assert await async_cache.get("key") == {"old": 1}, "it is near"
+    assert await async_cache.get_or_set("key", lambda: User("Ada"), type=User) == User("Ada")
+    await async_cache.set("key", {"old": 1})
+    loaded = await async_cache.get_or_set_many(["key"], lambda keys: {"key": User("Bob")}, type=User)
+    assert loaded == {"key": User("Bob")}
+    assert await async_cache.get("key") == User("Bob")
+
+
+async def test_a_fresh_value_of_another_type_is_no_answer_to_a_load_that_fails(async_cache: AsyncCache) -> None:
+    await async_cache.set("key", {"old": 1})
+    with pytest.raises(OSError, match="the origin"):
+        await async_cache.get_or_set("key", fail, type=User)
+    with pytest.raises(OSError, match="the origin"):
+        await async_cache.get_or_set_many(["key"], fail, type=User)
+
+
+async def test_a_stale_value_of_another_type_is_not_served(fake_clock: FakeClock, async_cache: AsyncCache) -> None:
+    await async_cache.set("key", {"old": 1}, ttl=1, grace=60)
+    fake_clock.advance(2)
+    gate = Gate(User("Ada"))
+    loading = asyncio.create_task(async_cache.get_or_set("key", gate, type=User))
+    await settle()
+    fake_clock.advance(1)
+    await settle()
+    assert not loading.done(), "there is nothing to be had after the soft timeout"
+    gate.open.set()
+    assert await loading == User("Ada")
