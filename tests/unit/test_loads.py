@@ -75,3 +75,30 @@ async def test_a_stale_value_of_another_type_is_not_served(fake_clock: FakeClock
     assert not loading.done(), "there is nothing to be had after the soft timeout"
     gate.open.set()
     assert await loading == User("Ada")
+
+
+# -- stale values
+
+
+@pytest.mark.parametrize("shell", ["async", "sync"])
+async def test_who_waits_for_anothers_refresh_is_served_the_stale_value_when_it_fails(
+    fake_clock: FakeClock, async_cache: AsyncCache, shell: str
+) -> None:
+    await async_cache.set("key", "old", ttl=1, grace=60)
+    fake_clock.advance(2)
+    gate = Gate(OSError("the origin is away"))
+    refreshing = asyncio.create_task(async_cache.refresh("key", gate))
+    await settle()
+    options: dict[str, Any] = {"soft_timeout": 3600}
+    if shell == "async":
+        waiting: Any = asyncio.create_task(async_cache.get_or_set("key", gate, **options))
+    else:
+        call = asyncio.to_thread(async_cache.sync().get_or_set, "key", lambda: "own", **options)
+        waiting = asyncio.create_task(call)
+    async with asyncio.timeout(10):
+        while not async_cache.get_stats().joins:  # noqa: ASYNC110 - until it waits
+            await asyncio.sleep(0.001)
+    gate.open.set()
+    with pytest.raises(OSError, match="the origin"):
+        await refreshing
+    assert await waiting == "old"

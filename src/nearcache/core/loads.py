@@ -202,20 +202,23 @@ class Loads:
             joined = flights.join_all(todo, parts.near.epoch)
             led = {key: flight for key, (flight, leads) in joined.items() if leads}
             parts.counters.joins += len(joined) - len(led)
-            stale = not job.forced and all(job.seen[key].stale for key in todo)
+            stale = {key for key in todo if job.seen[key].stale and not job.forced}
             if led:
                 plan = self._lead(link, site, led, job)
-                yield Lead(plan, tuple(led.values()), background=stale)
+                yield Lead(plan, tuple(led.values()), background=len(stale) == len(todo))
             for key, (flight, _) in joined.items():
-                soft = policy.soft_timeout if job.seen[key].stale and not job.forced else None
-                yield Wait(flight, soft, policy.load_timeout)
-                if not flight.landed:
+                yield Wait(flight, policy.soft_timeout if key in stale else None, policy.load_timeout)
+                # The load may be another's, such as a refresh, which hears of the error.
+                if not flight.landed or (key in stale and self._is_loaders(flight.error)):
                     outcomes[key] = self._outcome(key, job.seen[key], job.type)
                 elif flight.error is not None:
                     outcomes[key] = Outcome(error=flight.error)
                 elif not flight.abandoned:
                     outcomes[key] = self._outcome(key, flight.found, job.type)
         return outcomes  # type: ignore[return-value]
+
+    def _is_loaders(self, error: BaseException | None) -> bool:
+        return error is not None and not (self._parts.strict and isinstance(error, ServerError))
 
     def _throttled(self, key: bytes, job: Job) -> Outcome | None:
         """The stale value, while a load that failed is not to be tried again."""
