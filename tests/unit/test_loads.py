@@ -102,3 +102,19 @@ async def test_who_waits_for_anothers_refresh_is_served_the_stale_value_when_it_
     with pytest.raises(OSError, match="the origin"):
         await refreshing
     assert await waiting == "old"
+
+
+async def test_the_soft_timeout_is_for_all_keys_together(fake_clock: FakeClock, async_cache: AsyncCache) -> None:
+    keys = [f"key-{number}" for number in range(20)]
+    await async_cache.set_many(dict.fromkeys(keys, "old"), ttl=1, grace=60)
+    fake_clock.advance(2)
+    gate = Gate()
+    asking = asyncio.create_task(async_cache.get_or_set_many(keys, gate, soft_timeout=1))
+    await settle()
+    fake_clock.advance(1)
+    await settle()
+    assert asking.done()
+    assert await asking == dict.fromkeys(keys, "old")
+    gate.open.set()
+    await settle()
+    assert await async_cache.get_many(keys) == dict.fromkeys(keys, "new")

@@ -206,8 +206,10 @@ class Loads:
             if led:
                 plan = self._lead(link, site, led, job)
                 yield Lead(plan, tuple(led.values()), background=len(stale) == len(todo))
+            patience = parts.near.now() + policy.soft_timeout  # for all of them together
             for key, (flight, _) in joined.items():
-                yield Wait(flight, policy.soft_timeout if key in stale else None, policy.load_timeout)
+                soft = max(0.0, patience - parts.near.now()) if key in stale else None
+                yield Wait(flight, soft, policy.load_timeout)
                 # The load may be another's, such as a refresh, which hears of the error.
                 if not flight.landed or (key in stale and self._is_loaders(flight.error)):
                     outcomes[key] = self._outcome(key, job.seen[key], job.type)
