@@ -118,3 +118,22 @@ async def test_the_soft_timeout_is_for_all_keys_together(fake_clock: FakeClock, 
     gate.open.set()
     await settle()
     assert await async_cache.get_many(keys) == dict.fromkeys(keys, "new")
+
+
+# -- renewing early
+
+
+@pytest.mark.parametrize("another_process", [False, True])
+async def test_a_renewal_that_fails_is_not_tried_again_at_once(
+    fake_clock: FakeClock, async_cache: AsyncCache, another_process: bool
+) -> None:
+    gate = Gate(OSError("the origin is away"))
+    gate.open.set()
+    await async_cache.set("key", "old")
+    for calls, wait in ((1, 0), (1, 4), (2, 1), (2, 4.9)):
+        fake_clock.advance(wait)
+        if another_process:  # it knows of the failure by the lease alone
+            async_cache._core.flights.retry_at.clear()
+        assert await async_cache.get_or_set("key", gate, refresh_at=0, retry_after=5) == "old"
+        await settle()
+        assert gate.calls == calls

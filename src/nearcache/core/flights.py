@@ -66,7 +66,7 @@ class Flights:
     """The flights of one client, by stored key.
 
     Attributes:
-        retry_at: keys whose load failed while there was a stale value, and when it may be tried again.
+        retry_at: keys whose load failed while there was a value to serve, and when it may be tried again.
     """
 
     def __init__(self) -> None:
@@ -139,10 +139,18 @@ class Flights:
         self.detach(gone)
 
     def throttle(self, key: bytes, until: float) -> None:
-        """Serve the stale value of a key until then."""
+        """Serve what there is of a key until then."""
         if len(self.retry_at) >= _MOST_THROTTLED:
             self.retry_at.clear()
         self.retry_at[key] = until
+
+    def throttled(self, key: bytes, now: float) -> bool:
+        """Whether a load of this key has failed and is not to be tried again yet."""
+        until = self.retry_at.get(key)
+        if until is None or now < until:
+            return until is not None
+        self.retry_at.pop(key, None)
+        return False
 
     def forget(self) -> None:
         """After a fork: the leaders are in the parent."""

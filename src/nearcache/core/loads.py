@@ -85,8 +85,10 @@ class Loads:
         if _serves(found):
             value = self._reads.value(found, key, type)
             if value.__class__ is not Miss:
-                if policy.eager and found.fresh and policy.due(found) and key not in self._parts.flights:
-                    flight, leads = self._parts.flights.join(key, self._parts.near.epoch)
+                flights, tier = self._parts.flights, self._parts.near
+                due = policy.eager and found.fresh and policy.due(found)
+                if due and key not in flights and not flights.throttled(key, tier.now()):
+                    flight, leads = flights.join(key, tier.epoch)
                     if leads:
                         yield Lead(self._renew(link, site, flight, job), (flight,), background=True)
                 return Outcome(value)
@@ -224,13 +226,10 @@ class Loads:
 
     def _throttled(self, key: bytes, job: Job) -> Outcome | None:
         """The stale value, while a load that failed is not to be tried again."""
-        until = self._parts.flights.retry_at.get(key)
-        if until is None or job.forced or not job.seen[key].stale:
-            return None
-        if self._parts.near.now() >= until:
-            self._parts.flights.retry_at.pop(key, None)
-            return None
-        return self._outcome(key, job.seen[key], job.type)
+        throttled = (
+            job.seen[key].stale and not job.forced and self._parts.flights.throttled(key, self._parts.near.now())
+        )
+        return self._outcome(key, job.seen[key], job.type) if throttled else None
 
     def _outcome(self, key: bytes, found: Found | None, type: Any) -> Outcome:
         if found is None:
@@ -291,7 +290,7 @@ class Loads:
                     for key, found in seen.items()
                 }
                 # Who has nothing to serve meanwhile need not wait for the time after which to try again.
-                takes = {key: parts.remote.RETRY for key, found in seen.items() if job.forced or not found.stale}
+                takes = {key: parts.remote.RETRY for key, found in seen.items() if job.forced or found.miss is not None}
                 try:
                     elected, fill.known = yield from elect(
                         parts, self._holder, link, site, names, identities, takes | dead, tags, fill.token, lease_ms
@@ -338,7 +337,7 @@ class Loads:
                 won.append(key)
             elif outcome.holder != self._parts.remote.RETRY:
                 lost[key] = outcome.holder
-            elif seen[key].stale and not job.forced:
+            elif seen[key].miss is None and not job.forced:
                 self._parts.flights.land(flights[key], seen.pop(key))
             else:
                 alone.append(key)
