@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nearcache import AsyncCache
-from nearcache.testing import FakeClock
+from nearcache.testing import FakeClock, Faults
 
 
 async def settle() -> None:
@@ -135,5 +135,35 @@ async def test_a_renewal_that_fails_is_not_tried_again_at_once(
         if another_process:  # it knows of the failure by the lease alone
             async_cache._core.flights.retry_at.clear()
         assert await async_cache.get_or_set("key", gate, refresh_at=0, retry_after=5) == "old"
+        if wait > 1 and not another_process:
+            assert not async_cache._core.tasks, "nothing is even begun"
         await settle()
         assert gate.calls == calls
+
+
+async def test_a_renewal_that_cannot_reach_the_server_raises_for_nobody(
+    fake_clock: FakeClock, async_cache: AsyncCache, faults: Faults
+) -> None:
+    """Not for who waits for it either, because he has no use for what is there."""
+    await async_cache.set("key", "old")
+    faults.delay(0.5, match="GET", times=1)
+    assert await async_cache.get_or_set("key", lambda: "never", refresh_at=0) == "old"
+    await settle()
+    waiting = asyncio.create_task(async_cache.get_or_set("key", lambda: User("Ada"), type=User))
+    await settle()
+    assert async_cache.get_stats().joins == 1
+    faults.disconnect()
+    assert await waiting == User("Ada")
+    assert async_cache.get_stats().errors == 1
+
+
+async def test_while_the_server_is_away_not_every_read_tries_to_renew(
+    fake_clock: FakeClock, async_cache: AsyncCache, faults: Faults
+) -> None:
+    await async_cache.set("key", "old")
+    faults.fail()
+    for errors, wait in ((1, 0), (1, 4), (2, 1)):
+        fake_clock.advance(wait)
+        assert await async_cache.get_or_set("key", fail, refresh_at=0, retry_after=5) == "old"
+        await settle()
+        assert async_cache.get_stats().errors == errors

@@ -256,10 +256,10 @@ class Loads:
                 flights.land(flight, found)
             else:
                 yield from self._lead(link, site, {key: flight}, job._replace(seen={key: found}))
-        except ServerError as error:
+        except ServerError:
             self._parts.counters.errors += 1
-            flights.land(flight, error=error)
-        finally:
+            flights.throttle(key, self._parts.near.now() + job.policy.retry_ms / 1000)
+        finally:  # who waits, because he has no use for what is there, leads a load of his own
             flights.abandon(flight)
 
     def _lead(self, link: Link, site: Namespace, flights: Mapping[bytes, Flight], job: Job) -> Plan[None]:
