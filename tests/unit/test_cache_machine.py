@@ -104,7 +104,13 @@ class Machine(RuleBasedStateMachine):
 
     def put(self, name: str, value: Any, ttl: float | None, grace: float, tags: set[str]) -> None:
         self.model[name] = Held(value, self.time, ttl, grace, tags)
+        self.forget_failure(name, 0, 1)
+
+    def forget_failure(self, name: str, *clients: int) -> None:
+        """A load is tried again at once: by anybody who does not know better, and by these clients."""
         self.leased.pop(name, None)
+        for client in clients:
+            self.throttled.pop((client, name), None)
 
     # -- reads
 
@@ -164,14 +170,15 @@ class Machine(RuleBasedStateMachine):
         assert self.caches[cache].delete_many(names) == sum(map(self.counts, names))
         for name in names:
             self.model.pop(name, None)
-            self.leased.pop(name, None)
+            self.forget_failure(name, 0, 1)
 
     @rule(cache=CACHE, name=NAME, ttl=TTL)
     def expire(self, cache: int, name: str, ttl: float | None) -> None:
         assert self.caches[cache].expire(name, ttl) == self.counts(name)
+        self.forget_failure(name, min(cache, 1))
         if self.counts(name):
             self.model[name].expires = None if ttl is None else self.time + ttl
-            self.leased.pop(name, None)
+            self.forget_failure(name, 0, 1)
 
     @rule(cache=CACHE)
     def clear(self, cache: int) -> None:
@@ -220,7 +227,7 @@ class Machine(RuleBasedStateMachine):
         assert calls == [1]
         if fails:
             assert value == "failed"
-            self.leased.pop(name, None)
+            self.forget_failure(name, min(cache, 1))
         else:
             assert value == loaded
             self.put(name, value, ttl, 0, set())

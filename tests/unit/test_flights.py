@@ -130,3 +130,15 @@ def test_joining_several_leads_none_when_one_would_deadlock() -> None:
     finally:
         current.reset(token)
     assert flights.join(b"a", 1)[1], "nobody is left to wait for a flight without a leader"
+
+
+def test_what_failed_may_be_tried_again_when_something_else_is_there() -> None:
+    flights = Flights()
+    for key in (b"a", b"b", b"c"):
+        flights.throttle(key, 10.0)
+    assert flights.throttled(b"a", 9.0)
+    flights.detach([b"a"])
+    assert not flights.throttled(b"a", 9.0)
+    assert not flights.throttled(b"b", 10.0)
+    flights.detach(None)
+    assert not flights.throttled(b"c", 9.0)

@@ -167,3 +167,17 @@ async def test_while_the_server_is_away_not_every_read_tries_to_renew(
         assert await async_cache.get_or_set("key", fail, refresh_at=0, retry_after=5) == "old"
         await settle()
         assert async_cache.get_stats().errors == errors
+
+
+# -- retrying
+
+
+async def test_a_value_that_was_set_since_a_load_failed_is_loaded_when_its_time_has_come(
+    fake_clock: FakeClock, async_cache: AsyncCache
+) -> None:
+    await async_cache.set("key", "old", ttl=1, grace=600)
+    fake_clock.advance(2)
+    assert await async_cache.get_or_set("key", fail, retry_after=60, soft_timeout=10) == "old"
+    await async_cache.set("key", "newer", ttl=1, grace=600)
+    fake_clock.advance(2)
+    assert await async_cache.get_or_set("key", lambda: "newest", soft_timeout=10) == "newest"

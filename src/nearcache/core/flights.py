@@ -123,11 +123,15 @@ class Flights:
             self._end(flight)
 
     def detach(self, keys: Iterable[bytes] | None) -> None:
-        """What is loading for these keys (``None``: all) is out of date: store nothing of it, let nobody else join."""
-        if not self._flying:
+        """What is loading for these keys (``None``: all) is out of date: store nothing of it, let nobody else join.
+
+        That a load of what was there before has failed does not count any more.
+        """
+        if not self._flying and not self.retry_at:
             return
         with self._lock:
-            for key in (*self._flying,) if keys is None else keys:
+            for key in (*self._flying, *self.retry_at) if keys is None else keys:
+                self.retry_at.pop(key, None)
                 flight = self._flying.pop(key, None)
                 if flight is not None:
                     flight.detached = True
