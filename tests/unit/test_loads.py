@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache
+from nearcache import AsyncCache, current_load
 from nearcache.testing import FakeClock, Faults
 
 
@@ -181,3 +181,23 @@ async def test_a_value_that_was_set_since_a_load_failed_is_loaded_when_its_time_
     await async_cache.set("key", "newer", ttl=1, grace=600)
     fake_clock.advance(2)
     assert await async_cache.get_or_set("key", lambda: "newest", soft_timeout=10) == "newest"
+
+
+@pytest.mark.parametrize("by", ["negative_ttl", "the loader"])
+async def test_a_value_with_a_time_of_its_own_is_renewed_by_that(
+    fake_clock: FakeClock, async_cache: AsyncCache, by: str
+) -> None:
+    calls = 0
+
+    def load() -> str | None:
+        nonlocal calls
+        calls += 1
+        if by == "the loader":
+            current_load().ttl = 5
+        return None if by == "negative_ttl" else "value"
+
+    for passed, expected in ((0, 1), (0, 1), (3.9, 1), (0.2, 2), (0, 2)):
+        fake_clock.advance(passed)
+        await async_cache.get_or_set("key", load, refresh_at=0.8, negative_ttl=5)
+        await settle()
+        assert calls == expected

@@ -26,7 +26,7 @@ def found(remaining_ms: float | None) -> Found:
 def share(policy: Policy, remaining_ms: float) -> float:
     """How many of many readers renew a value with so much time left."""
     random.seed(7)
-    return sum(policy.due(found(remaining_ms)) for _ in range(20_000)) / 20_000
+    return sum(policy.due(found(remaining_ms), 0) for _ in range(20_000)) / 20_000
 
 
 @pytest.mark.parametrize(("remaining_ms", "expected"), [(1, 0.999), (1_000, 0.368), (2_000, 0.135), (5_000, 0.0067)])
@@ -43,14 +43,27 @@ def test_a_greater_beta_is_more_eager_and_zero_is_off() -> None:
 
 def test_what_cost_no_time_or_has_no_end_is_not_renewed_early() -> None:
     policy = Policy(60_000, early=1.0)
-    assert not policy.due(found(None))
-    assert not any(policy.due(Found(None, None, b"", None, 1.0)) for _ in range(1_000)), "JSON: nobody knows its cost"
+    assert not policy.due(found(None), 0)
+    assert not any(policy.due(Found(None, None, b"", None, 1.0), 0) for _ in range(1_000)), (
+        "JSON: nobody knows its cost"
+    )
 
 
 def test_a_threshold_is_a_share_of_the_time_to_live() -> None:
     policy = Policy(10_000, refresh_at=0.8)
-    assert [policy.due(found(left)) for left in (9_999, 2_001, 1_999, 1)] == [False, False, True, True]
-    assert not Policy(None, refresh_at=0.5).due(found(1))
+    assert [policy.due(found(left), 0) for left in (9_999, 2_001, 1_999, 1)] == [False, False, True, True]
+    assert not Policy(None, refresh_at=0.5).due(found(1), 0)
+
+
+def test_the_threshold_is_of_the_values_own_time_when_that_is_known() -> None:
+    """The loader may have set another one, or have given ``None``."""
+
+    class Dated(Envelope):
+        created_ms = 50_000
+
+    for policy in (Policy(1_000_000, refresh_at=0.8), Policy(None, refresh_at=0.8)):
+        value = Found(None, None, b"", Dated(), 2_000)
+        assert [policy.due(value, 50_000 + age) for age in (-1_000, 0, 7_999, 8_001)] == [False, False, False, True]
 
 
 def test_jitter_only_shortens() -> None:

@@ -86,7 +86,7 @@ class Loads:
             value = self._reads.value(found, key, type)
             if value.__class__ is not Miss:
                 flights, tier = self._parts.flights, self._parts.near
-                due = policy.eager and found.fresh and policy.due(found)
+                due = policy.eager and found.fresh and policy.due(found, self._parts.now_ms(link))
                 if due and key not in flights and not flights.throttled(key, tier.now()):
                     flight, leads = flights.join(key, tier.epoch)
                     if leads:

@@ -98,15 +98,18 @@ class Policy:
             return ttl
         return max(1, round(ttl * (1 - self.jitter * random.random())))
 
-    def due(self, found: Found) -> bool:
-        """Whether a fresh value is to be renewed now.
+    def due(self, found: Found, now_ms: int) -> bool:
+        """Whether a fresh value is to be renewed now; ``now_ms`` is the server's clock.
 
         XFetch: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015.
         """
         left = found.remaining_ms
         if left is None:
             return False
-        if self.ttl_ms is not None and left <= (1 - self.refresh_at) * self.ttl_ms:
+        # Its own time to live, which need not be the policy's: a loader may have set it, or given None.
+        made = found.envelope.created_ms if found.envelope is not None else 0
+        whole = left + max(0, now_ms - made) if made else self.ttl_ms
+        if whole is not None and left <= (1 - self.refresh_at) * whole:
             return True
         load_ms = found.envelope.load_ms if found.envelope is not None else 0
         return bool(self.early and load_ms) and left <= self.early * load_ms * min(
