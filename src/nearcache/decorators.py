@@ -59,8 +59,6 @@ class _Spec:
         self.namespace = namespace
         self._ttl = ttl
         self._given = options
-        # A value that may be renewed before it expires has to be looked at each time.
-        self.quick = not (options.get("early") or options.get("refresh_at", 1) < 1)
 
     @functools.cached_property
     def hint(self) -> Hint | None:
@@ -81,7 +79,9 @@ class _Spec:
     def entry(self, key: str) -> Entry | None:
         """What the near tier holds for a key, if this cache may read it."""
         core = self.core
-        if not self.quick or core.view is not core.namespace.near:
+        # A value that may be renewed before it expires has to be looked at each time.
+        eager = make_policy(core.default, core.ttl_ms, self._given).eager
+        if eager or core.view is not core.namespace.near:
             return None
         return core.tier.entry(core.in_namespace(self.namespace).key(key))
 

@@ -29,6 +29,7 @@ from nearcache import (
     Settings,
     get_multi_redis_connection_manager,
 )
+from nearcache.testing import FakeClock
 
 cached = AsyncCache().cached
 """For what needs no server: keys, and errors when decorating."""
@@ -620,3 +621,25 @@ async def test_the_annotation_builds_what_the_codec_alone_would_not(cache: Async
     for _ in range(3):
         assert await day(2) == datetime(2026, 1, 2, tzinfo=UTC)
         assert await lies(2) == "2", "an annotation that is wrong breaks nothing"
+
+
+@pytest.mark.parametrize("where", ["the cache", "the decorator"])
+async def test_a_result_that_is_due_is_renewed_wherever_that_was_asked_for(
+    fake_clock: FakeClock, memory_settings: Settings, where: str
+) -> None:
+    options: dict[str, Any] = {"refresh_at": 0.5}
+    cache = AsyncCache(100, "eager", **(options if where == "the cache" else {}))
+    await cache.initialize(memory_settings)
+    calls: list[int] = []
+
+    @cache.cached(**(options if where == "the decorator" else {}))
+    async def double(number: int) -> int:
+        calls.append(number)
+        return 2 * number
+
+    for passed, expected in ((0, 1), (0, 1), (45, 1), (10, 2)):
+        fake_clock.advance(passed)
+        assert await double(4) == 8
+        while cache._core.tasks:  # noqa: ASYNC110 - a background load sends no event
+            await asyncio.sleep(0)
+        assert len(calls) == expected
