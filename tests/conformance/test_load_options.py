@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from typing import Any
 
 import pytest
@@ -60,6 +61,34 @@ async def test_a_tag_that_is_invalidated_while_its_value_loads_keeps_the_value_o
 
         assert await cache.get_or_set(f"key-{names_it}", loader, **options) == "loaded before"
         assert await cache.get(f"key-{names_it}") is None
+
+
+@pytest.mark.parametrize("named_by", ["the call", "the loader"])
+async def test_a_load_that_began_before_a_tag_was_invalidated_is_joined_by_nobody_since(
+    cache: Shell, named_by: str
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def load() -> str:
+        if named_by == "the loader":
+            current_load().tags.append("tag")
+        began.set()
+        assert go_on.wait(10)
+        return "before"
+
+    loader = (lambda: asyncio.to_thread(load)) if isinstance(cache.cache, AsyncCache) else load
+    options: dict[str, Any] = {"tags": ["tag"]} if named_by == "the call" else {}
+    loading = asyncio.create_task(cache.get_or_set("key", loader, **options))
+    await asyncio.to_thread(began.wait, 10)
+    flying = cache.cache._core.flights._flying
+    first = flying[b"app:key"]
+    assert await cache.invalidate_tags("tag") is True
+    since = asyncio.create_task(cache.get_or_set("key", lambda: "since", **options))
+    async with asyncio.timeout(10):
+        while flying[b"app:key"] is first and not cache.cache.get_stats().joins:  # noqa: ASYNC110 - until it waits
+            await asyncio.sleep(0.005)
+    go_on.set()
+    assert [await loading, await since, await cache.get("key")] == ["before", "since", "since"]
 
 
 async def test_a_loader_says_do_not_store(cache: Shell) -> None:

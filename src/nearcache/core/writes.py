@@ -193,7 +193,7 @@ class Writes:
     def _raise(self, link: Link, counters: list[bytes], *, soft: bool = False) -> Plan[list[tuple[bytes, bytes]]]:
         """Raise counters; for each what it was and what it is, as text."""
         near, remote = self._parts.near, self._parts.remote
-        near.revoked(counters)
+        near.raised(counters)
         marks = [near.mark(counter) for counter in counters]
         track = [remote.TRACK_NEXT] if link.tracks and not link.track_all else []
         each = 1 + len(track)
@@ -202,7 +202,7 @@ class Writes:
         def remember(replies: list[Any]) -> None:
             for counter, mark, reply in zip(counters, marks, replies[each - 1 :: each], strict=True):
                 untainted = near.settle(counter, mark)
-                near.revoked([counter])
+                near.raised([counter])
                 if untainted and link.tracks and isinstance(reply, list):
                     near.learn(link, counter, near.mark(counter), remote.version(reply[1]))
 
@@ -211,7 +211,7 @@ class Writes:
         except ServerError:
             for counter, mark in zip(counters, marks, strict=True):
                 near.settle(counter, mark)
-            near.revoked(counters)  # it may have been carried out, and nobody tells us of our own writes
+            near.raised(counters)  # it may have been carried out, and nobody tells us of our own writes
             raise
         return [tuple(remote.check(reply)) for reply in replies[each - 1 :: each]]
 

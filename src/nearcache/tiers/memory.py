@@ -282,6 +282,12 @@ class NearTier:
         for watch in fired:
             watch.fire()
 
+    def raised(self, counters: list[bytes]) -> None:
+        """An own write raises these counters: no load that began before is to be joined, whatever its tags are."""
+        with self._lock:
+            self.epoch += 1
+        self.revoked(counters)
+
     def lost(self, link: Any) -> None:
         """A connection is gone: the server vouches for nothing that was read on it."""
         with self._lock:
