@@ -95,7 +95,15 @@ async def _carry_out(effect: Effect, loop: asyncio.AbstractEventLoop, link: Asyn
     task = loop.create_task(drive(link, effect.plan, core))
     core.tasks.add(task)
     task.add_done_callback(core.tasks.discard)
+    if isinstance(effect, Lead):  # cancelled before it began, its plan lands nothing
+        task.add_done_callback(lambda _: _abandon(effect, core))
     return None
+
+
+def _abandon(lead: Lead, core: Core) -> None:
+    """Nobody leads any more: one of those who wait does. No-op for what has landed."""
+    for flight in lead.flights:
+        core.flights.abandon(flight)
 
 
 async def _load(effect: Load, loop: asyncio.AbstractEventLoop, link: AsyncLink, timer: Timer | None) -> Outcome:
@@ -245,9 +253,14 @@ def _carry_out_in_thread(effect: Effect, link: ThreadLink, core: Core) -> Any:
         return drive_in_thread(link, effect.plan, core)
     assert isinstance(effect, Lead | Spawn)
     context = contextvars.copy_context()
-    threading.Thread(
-        target=context.run, args=(drive_in_thread, link, effect.plan, core), name="nearcache-load", daemon=True
-    ).start()
+    try:
+        threading.Thread(
+            target=context.run, args=(drive_in_thread, link, effect.plan, core), name="nearcache-load", daemon=True
+        ).start()
+    except RuntimeError:  # no more threads, or the interpreter is ending
+        if isinstance(effect, Lead):
+            _abandon(effect, core)
+        raise
     return None
 
 

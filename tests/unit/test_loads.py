@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, current_load
+from nearcache import AsyncCache, Cache, current_load
 from nearcache.testing import FakeClock, Faults
 
 
@@ -201,3 +202,33 @@ async def test_a_value_with_a_time_of_its_own_is_renewed_by_that(
         await async_cache.get_or_set("key", load, refresh_at=0.8, negative_ttl=5)
         await settle()
         assert calls == expected
+
+
+# -- nobody is left waiting
+
+
+async def test_a_load_that_was_cancelled_before_it_began_is_led_by_who_waits(async_cache: AsyncCache) -> None:
+    """As when a program cancels every task and goes on."""
+    asking = asyncio.create_task(async_cache.get_or_set("key", lambda: "loaded"))
+    async with asyncio.timeout(10):
+        while not (leading := list(async_cache._core.tasks)):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        leading[0].cancel()
+        assert await asking == "loaded"
+    assert len(async_cache._core.flights) == 0
+
+
+def test_a_load_that_finds_no_thread_to_run_in_leaves_no_flight(
+    fake_clock: FakeClock, sync_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sync_cache.set("key", "old", ttl=1, grace=60)
+    fake_clock.advance(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            sync_cache.get_or_set("key", lambda: "never")
+    assert len(sync_cache._core.flights) == 0
+    assert sync_cache.get_or_set("other", lambda: "new") == "new"
