@@ -602,3 +602,28 @@ def test_nothing_of_a_load_that_is_over_stays_behind() -> None:
     assert end(plan, None) == Outcome("loaded")
     assert (bench.near._marks, bench.near._watches, len(bench.flights), bench.holder._loads) == ({}, {}, 0, {})
     assert end(bench.get(), None) == "loaded"
+
+
+class Pushed(dict[bytes, tuple[int, int]]):
+    """Counters of which one is pushed, in another thread, right after somebody has seen that it is there."""
+
+    def __contains__(self, counter: object) -> bool:
+        there = super().__contains__(counter)
+        self.pop(counter, None)  # type: ignore[call-overload]
+        return there
+
+
+@pytest.mark.parametrize("what", ["set", "get_or_set"])
+def test_a_counter_may_be_pushed_in_another_thread_while_it_is_looked_up(what: str) -> None:
+    bench = Bench(Link(version=7))
+    plan = bench.get_or_set(tags=("red",)) if what == "get_or_set" else bench.set(b"red")
+    if what == "get_or_set":
+        effect = reply(plan, next(plan), None, -2)
+        bench.link.counters = Pushed(bench.link.counters)
+        leading = effect.plan
+        assert remote.read_counter(TAG) in commands(next(leading))
+        leading.close()
+    else:
+        bench.link.counters = Pushed(bench.link.counters)
+        assert remote.read_counter(TAG) in commands(next(plan))
+    plan.close()

@@ -16,7 +16,7 @@ from .effects import Command, Link, Plan, Send
 from .flights import Flight
 from .found import Found, judge
 from .keys import Namespace
-from .parts import Asking, Parts, Version
+from .parts import Asking, Parts, Version, known_to
 from .ports import Remote
 
 __all__ = ["Elected", "Holder", "elect"]
@@ -108,7 +108,7 @@ def elect(
     """
     remote, near = parts.remote, parts.near
     counters = [site.counter, *map(site.tag_counter, tags)]
-    known = {counter: link.counters[counter] for counter in counters if counter in link.counters}
+    known = known_to(link, counters)
     asking = Asking(parts, link, [counter for counter in counters if counter not in known])
     marks = {key: near.mark(key) for key in names}
     sent = near.now()

@@ -12,7 +12,7 @@ from .keys import Namespace
 from .ports import Codec, Near, Remote
 from .stats import Counters
 
-__all__ = ["TRIES", "Parts"]
+__all__ = ["TRIES", "Asking", "Parts", "Version", "known_to"]
 
 T = TypeVar("T")
 Version = tuple[int, int]
@@ -65,7 +65,7 @@ class Parts:
         if version is not None and not tags:
             return {site.counter: version}
         counters = [site.counter, *map(site.tag_counter, tags)]
-        known = {counter: link.counters[counter] for counter in counters if counter in link.counters}
+        known = known_to(link, counters)
         unknown = [counter for counter in counters if counter not in known]
         if unknown:
             asking = Asking(self, link, unknown, start)
@@ -78,6 +78,12 @@ class Parts:
                 self.remote.check(reply)
             known.update(asking.known)
         return known
+
+
+def known_to(link: Link, counters: Collection[bytes]) -> dict[bytes, Version]:
+    """The versions of these counters that a connection knows. Another thread may be told of a change meanwhile."""
+    versions = ((counter, link.counters.get(counter)) for counter in counters)
+    return {counter: version for counter, version in versions if version is not None}
 
 
 class Asking:
