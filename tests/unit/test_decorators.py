@@ -643,3 +643,16 @@ async def test_a_result_that_is_due_is_renewed_wherever_that_was_asked_for(
         while cache._core.tasks:  # noqa: ASYNC110 - a background load sends no event
             await asyncio.sleep(0)
         assert len(calls) == expected
+
+
+async def test_arguments_that_take_no_part_in_the_key_fill_no_memory(cache: AsyncCache) -> None:
+    @cache.cached(ignore=["request"])
+    async def name(user: str, request: str) -> str:
+        return f"{user} by {request}"
+
+    results = [await name("Ada", str(number)) for number in range(1_000)]
+    assert set(results) == {"Ada by 0"}
+    (entry,) = cache._core.tier._entries.values()
+    assert 2 <= len(entry.homes) <= 16
+    assert await name.invalidate("Ada", "any") is True
+    assert [await name("Ada", str(number)) for number in (1, 2, 500)] == ["Ada by 1"] * 3

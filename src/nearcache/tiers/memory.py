@@ -48,6 +48,7 @@ from .eviction import Eviction
 __all__ = ["NearTier"]
 
 _COUNTERS_PER_ENTRY: Final = 2  # how many counters may be known per near entry before unused ones are forgotten
+_MOST_HOMES: Final = 16  # dictionaries' places an entry is found at: nobody counts their bytes
 _JUST_LEARNT: Final = 100  # counters that are not: values are about to be judged by them
 
 
@@ -162,9 +163,10 @@ class NearTier:
         return self._entries.get(key)
 
     def adopt(self, entry: Entry, home: dict[Any, Any], name: Any) -> None:
-        """Let an entry be found in one more dictionary, for as long as it is held."""
+        """Let an entry be found in one more place, for as long as it is held; in a few at most."""
         with self._lock:
-            if self._entries.get(entry.key) is entry and home.get(name) is not entry:
+            more = len(entry.homes) < _MOST_HOMES and home.get(name) is not entry
+            if more and self._entries.get(entry.key) is entry:
                 home[name] = entry
                 entry.homes.append((home, name))
 
