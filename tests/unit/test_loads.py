@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,3 +233,15 @@ def test_a_load_that_finds_no_thread_to_run_in_leaves_no_flight(
             sync_cache.get_or_set("key", lambda: "never")
     assert len(sync_cache._core.flights) == 0
     assert sync_cache.get_or_set("other", lambda: "new") == "new"
+
+
+async def test_an_error_that_many_get_tells_of_none_of_the_others(async_cache: AsyncCache) -> None:
+    gate = Gate(OSError("the origin is away"))
+    asking = [asyncio.create_task(async_cache.get_or_set("key", gate)) for _ in range(100)]
+    await settle()
+    gate.open.set()
+    errors = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(error is gate.value for error in errors)
+    names = [frame.name for frame in traceback.extract_tb(gate.value.__traceback__)]
+    assert names.count("get_or_set") == 1
+    assert names.count("__call__") == 1, "the loader's own"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WouldDeadlock
@@ -30,13 +31,26 @@ _MOST_THROTTLED = 10_000
 class Flight:
     """One load under way. ``landed`` turns true once; after that nothing changes."""
 
-    __slots__ = ("_lock", "_wakers", "abandoned", "detached", "epoch", "error", "found", "key", "landed", "loop")
+    __slots__ = (
+        "_lock",
+        "_wakers",
+        "abandoned",
+        "detached",
+        "epoch",
+        "error",
+        "found",
+        "key",
+        "landed",
+        "loop",
+        "trace",
+    )
 
     def __init__(self, key: bytes, epoch: int) -> None:
         self.key = key
         self.epoch = epoch
         self.found: Found | None = None  # None when the loader gave nothing for this key
         self.error: BaseException | None = None
+        self.trace: TracebackType | None = None  # the error's, before those who wait raise it, each adding to it
         self.landed = False
         self.abandoned = False  # landed without a result: the leader is gone, somebody else must lead
         self.detached = False
@@ -114,6 +128,7 @@ class Flights:
         """Hand the outcome to everybody who waits. No-op when it has landed."""
         if not flight.landed:
             flight.found, flight.error = found, error
+            flight.trace = None if error is None else error.__traceback__
             self._end(flight)
 
     def abandon(self, flight: Flight) -> None:

@@ -216,7 +216,7 @@ class Loads:
                 if not flight.landed or (key in stale and self._is_loaders(flight.error)):
                     outcomes[key] = self._outcome(key, job.seen[key], job.type)
                 elif flight.error is not None:
-                    outcomes[key] = Outcome(error=flight.error)
+                    outcomes[key] = Outcome(error=flight.error.with_traceback(flight.trace))
                 elif not flight.abandoned:
                     outcomes[key] = self._outcome(key, flight.found, job.type)
         return outcomes  # type: ignore[return-value]
