@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, current_load
+from nearcache import AsyncCache, Cache, InvalidArgument, Settings, current_load
 from nearcache.testing import FakeClock, Faults
 
 
@@ -245,3 +245,25 @@ async def test_an_error_that_many_get_tells_of_none_of_the_others(async_cache: A
     names = [frame.name for frame in traceback.extract_tb(gate.value.__traceback__)]
     assert names.count("get_or_set") == 1
     assert names.count("__call__") == 1, "the loader's own"
+
+
+# -- write-through
+
+
+async def test_what_cannot_be_stored_after_it_was_written_leaves_nothing_old(
+    async_cache: AsyncCache, memory_settings: Settings
+) -> None:
+    shared = AsyncCache(60, "shared", wire="json")
+    await shared.initialize(memory_settings)
+    for options in ({"tags": ["tag"]}, {"grace": 1}):
+        await shared.set("key", "old")
+        with pytest.raises(InvalidArgument, match="native"):
+            await shared.write_through("key", lambda: "written", **options)  # type: ignore[call-overload]
+        assert await shared.get("key") is None
+
+
+async def test_tags_that_are_none_are_refused_before_anything_is_written(async_cache: AsyncCache) -> None:
+    written: list[int] = []
+    with pytest.raises(InvalidArgument, match="tag"):
+        await async_cache.write_through("key", lambda: written.append(1), tags=[""])
+    assert written == []

@@ -180,14 +180,14 @@ class Loads:
         self, link: Link, site: Namespace, name: str, key: bytes, writer: Callable[[], Any], policy: Policy
     ) -> Plan[Outcome]:
         """Call the writer, then store what it returned. If it raises, what is cached stays."""
+        tags = [site.tag(tag) for tag in policy.tags]
         outcome: Outcome = yield Load(writer)
         if outcome.error is not None:
             return outcome
-        tags = [site.tag(tag) for tag in policy.tags]
         item = Item(name, outcome.value)
         try:
             stored = yield from self._writes.set_many(link, site, {key: item}, policy.ttl_ms, policy.grace_ms, tags)
-        except CodecError as error:
+        except (CodecError, InvalidArgument) as error:
             stored, outcome = False, Outcome(error=error)
         if not stored:
             # The writer has run: what is cached is out of date.
