@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import traceback
 from dataclasses import dataclass
@@ -267,3 +268,18 @@ async def test_tags_that_are_none_are_refused_before_anything_is_written(async_c
     with pytest.raises(InvalidArgument, match="tag"):
         await async_cache.write_through("key", lambda: written.append(1), tags=[""])
     assert written == []
+
+
+async def test_a_stale_value_whose_class_is_gone_is_none_for_the_loader(
+    fake_clock: FakeClock, async_cache: AsyncCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await async_cache.set("key", User("Ada"), ttl=1, grace=60)
+    fake_clock.advance(2)
+    monkeypatch.delattr(sys.modules[__name__], "User")
+
+    def load() -> Any:
+        load = current_load()
+        assert (load.stale, load.stale_values) == (None, {})
+        return "new"
+
+    assert await async_cache.get_or_set("key", load, soft_timeout=10, type=str | dict[str, str]) == "new"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ServerError
+from ..sentinels import Miss
 from .effects import Link, Load, Outcome, Plan, Send
 from .flights import Flight
 from .found import Found
@@ -86,11 +87,12 @@ class Fill:
 
     def _stale(self, seen: Mapping[bytes, Found]) -> dict[str, Any]:
         codec, names = self._parts.codec, self._job.names
-        return {
+        values = {
             names[key]: codec.load(found.payload, found.envelope is None)
             for key, found in seen.items()
             if found.miss is None
         }
+        return {name: value for name, value in values.items() if not isinstance(value, Miss)}
 
     def _store(
         self, seen: Mapping[bytes, Found], values: Mapping[bytes, Any], load: CurrentLoad, took_ms: int, *, leased: bool
