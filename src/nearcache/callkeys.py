@@ -17,7 +17,9 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from .codec.values import dumps
+from .codec.classes import take_apart
+from .codec.failures import Refused
+from .codec.values import dumps, is_immutable
 from .errors import CodecError, ConfigurationError, InvalidKey
 
 __all__ = ["Arguments", "MakeKey", "default_key", "is_async", "render", "template_key"]
@@ -189,10 +191,23 @@ def _stable(value: Any) -> bytes:
     elif kind is list or kind is tuple:
         parts = list(map(_stable, value))
     else:
-        encoded = dumps(value)
-        return b"%d:%b" % (len(encoded), encoded)
+        return _stable_other(value)
     body = b"".join(parts)
     return b"%b%d:%b" % (kind.__name__.encode(), len(body), body)
+
+
+def _stable_other(value: Any) -> bytes:
+    """An instance by its parts, in which there may be sets and dicts; everything else as it is stored."""
+    if not is_immutable(value):
+        try:
+            sort, parts = take_apart(value)
+        except Refused:
+            pass  # no instance of a class that can be stored
+        else:
+            body = _stable(parts)
+            return b"instance%d,%d:%b" % (sort, len(body), body)
+    encoded = dumps(value)
+    return b"%d:%b" % (len(encoded), encoded)
 
 
 def _no_stable_key(parameter: str, value: object, function: Callable[..., Any]) -> InvalidKey:

@@ -230,6 +230,23 @@ def test_an_instance_that_the_codec_knows_is_a_key() -> None:
 # -- keys made of all arguments
 
 
+@dataclass
+class Query:
+    words: frozenset[int]
+    options: dict[str, Any]
+
+
+def test_sets_and_dicts_have_no_order_inside_an_instance_either() -> None:
+    """These two sets are equal, and are walked through in different orders."""
+    one, other = frozenset([8, 0]), frozenset([0, 8])
+    assert list(one) != list(other)
+    key = cached(everything).key
+    queries = [Query(one, {"a": 1, "b": [{"x": 1}]}), Query(other, {"b": [{"x": 1}], "a": 1})]
+    assert key(queries[0], c=1) == key(queries[1], c=1)
+    assert key(queries[0], c=1) != key(Query(one, {"a": 1, "b": [{"x": 2}]}), c=1)
+    assert key(Place(1), c=1) != key({"x": 1}, c=1)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
