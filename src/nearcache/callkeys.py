@@ -84,12 +84,14 @@ def render(function: Callable[..., Any], templates: Collection[str]) -> Callable
     if isinstance(templates, str):
         raise ConfigurationError(f"tags={templates!r}: several tags are a list of str: write [{templates!r}]")
     templates = list(templates)
+    names: set[str] = set()
     for template in templates:
-        _fields(template, arguments.signature, f"tag {template!r} of {name_of(function)}: ")
+        parsed = _fields(template, arguments.signature, f"tag {template!r} of {name_of(function)}: ")
+        names.update(name for _, name in parsed if name is not None)
 
     def make_tags(*args: Any, **kwargs: Any) -> list[str]:
         bound = arguments(args, kwargs)
-        plain = {name: value.value if isinstance(value, Enum) else value for name, value in bound.items()}
+        plain = {name: _plain(bound[name], name, function) for name in names}
         return [template.format_map(plain) for template in templates]
 
     return make_tags
@@ -137,14 +139,20 @@ def _fields(template: str, signature: inspect.Signature, wrong: str) -> list[tup
     return [(literal, name) for literal, name, _, _ in parsed]
 
 
-def _text(value: Any, parameter: str, function: Callable[..., Any], escapes: dict[str, str]) -> str:
-    """An argument as part of a key: escaped, so that no two lists of arguments make the same key."""
+def _plain(value: Any, parameter: str, function: Callable[..., Any]) -> Any:
+    """An argument that has a text of its own; that of other objects is where they happen to be in memory."""
     if isinstance(value, Enum):
         value = value.value
+    if value is not None and not isinstance(value, (str, int, float, UUID, Decimal, date, time)):
+        raise _no_stable_key(parameter, value, function)
+    return value
+
+
+def _text(value: Any, parameter: str, function: Callable[..., Any], escapes: dict[str, str]) -> str:
+    """An argument as part of a key: escaped, so that no two lists of arguments make the same key."""
+    value = _plain(value, parameter, function)
     if value is None:
         return "%None"  # no text looks like it when it is quoted
-    if not isinstance(value, (str, int, float, UUID, Decimal, date, time)):
-        raise _no_stable_key(parameter, value, function)
     try:
         text = quote(str(value), safe=" ", errors="surrogatepass")
     except ValueError as error:  # an integer of more digits than Python prints

@@ -337,6 +337,7 @@ class Invalidates:
 
         Raises:
             ConfigurationError: a template names what is no parameter.
+            InvalidKey: at a call, before it is made, an argument has no stable text.
         """
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -345,16 +346,18 @@ class Invalidates:
 
                 @functools.wraps(function)
                 async def awaited(*args: Any, **kwargs: Any) -> Any:
+                    made = make_tags(*args, **kwargs)  # what raises has to do so before anything is changed
                     result = await function(*args, **kwargs)
-                    await self._asynchronous.invalidate_tags(*make_tags(*args, **kwargs), namespace=namespace)
+                    await self._asynchronous.invalidate_tags(*made, namespace=namespace)
                     return result
 
                 return awaited
 
             @functools.wraps(function)
             def called(*args: Any, **kwargs: Any) -> Any:
+                made = make_tags(*args, **kwargs)
                 result = function(*args, **kwargs)
-                self._synchronous.invalidate_tags(*make_tags(*args, **kwargs), namespace=namespace)
+                self._synchronous.invalidate_tags(*made, namespace=namespace)
                 return result
 
             return called

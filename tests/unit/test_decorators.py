@@ -673,3 +673,31 @@ async def test_arguments_that_take_no_part_in_the_key_fill_no_memory(cache: Asyn
     assert 2 <= len(entry.homes) <= 16
     assert await name.invalidate("Ada", "any") is True
     assert [await name("Ada", str(number)) for number in (1, 2, 500)] == ["Ada by 1"] * 3
+
+
+async def test_tags_are_never_made_from_where_an_object_is_in_memory(cache: AsyncCache) -> None:
+    """And an argument that makes none is refused before anything is changed."""
+    changed: list[Any] = []
+
+    @cache.cached(key="{number}", tags=["user:{user}"])
+    async def read(number: int, user: Any) -> int:
+        return number
+
+    @cache.invalidates(tags=["user:{user}"])
+    async def write(user: Any) -> None:
+        changed.append(user)
+
+    @cache.invalidates(tags=["user:{user}"])
+    def write_now(user: Any) -> None:
+        changed.append(user)
+
+    for user in (Opaque(), [1], b"1"):
+        for call in (lambda user=user: read(1, user), lambda user=user: write(user)):
+            with pytest.raises(InvalidKey, match="'user'"):
+                await call()
+        with pytest.raises(InvalidKey, match="'user'"):
+            write_now(user)
+    assert changed == []
+    assert await read(1, None) == 1
+    await write(None)
+    assert await cache.get("1") is None
