@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
 from nearcache.client import Client
+from nearcache.core import loads
 
 from ..servers import Client as Raw
 from ..servers import ValkeyServer, wait_until
@@ -115,9 +116,8 @@ def test_when_the_holder_is_killed_another_one_takes_over(server: ValkeyServer, 
 # -- two clients in one process are two processes to the server
 
 
-@pytest.fixture
-async def caches(url: str) -> AsyncIterator[tuple[AsyncCache, AsyncCache]]:
-    settings = Settings(redis_url=url, _env_file=None)
+@asynccontextmanager
+async def two_clients(settings: Settings) -> AsyncIterator[tuple[AsyncCache, AsyncCache]]:
     one, other = AsyncCache(60, "app"), AsyncCache(60, "app")
     await one.initialize(settings)
     client = Client("other", one._core.client.endpoint, settings)  # type: ignore[union-attr]
@@ -126,6 +126,12 @@ async def caches(url: str) -> AsyncIterator[tuple[AsyncCache, AsyncCache]]:
     yield one, other
     await client.aclose()
     await get_multi_redis_connection_manager().disconnect_all()
+
+
+@pytest.fixture
+async def caches(url: str) -> AsyncIterator[tuple[AsyncCache, AsyncCache]]:
+    async with two_clients(Settings(redis_url=url, _env_file=None)) as caches:
+        yield caches
 
 
 class Gate:
@@ -172,19 +178,22 @@ async def test_what_another_process_writes_during_a_load_wins(
         assert await cache.get("key") == left
 
 
-async def test_a_loser_is_woken_by_the_fill(caches: tuple[AsyncCache, AsyncCache]) -> None:
-    one, other = caches
-    gate = Gate("first")
-    first = asyncio.create_task(one.get_or_set("key", gate))
-    await gate.began.wait()
-    second = asyncio.create_task(other.get_or_set("key", Gate("never")))
-    near = other._core.tier
-    async with asyncio.timeout(10):
-        while not near._watches:  # noqa: ASYNC110 - until it sleeps
-            await asyncio.sleep(0.001)
-    gate.open.set()
-    assert [await first, await second] == ["first", "first"]
-    assert not near._watches
+@pytest.mark.parametrize("near", [True, False])
+async def test_a_loser_is_woken_by_the_fill(url: str, monkeypatch: pytest.MonkeyPatch, *, near: bool) -> None:
+    """By the server's push, with and without a near tier: the net under it is out of reach here."""
+    monkeypatch.setattr(loads, "_POLL", 3600)
+    async with two_clients(Settings(redis_url=url, near_enabled=near, _env_file=None)) as (one, other):
+        gate = Gate("first")
+        first = asyncio.create_task(one.get_or_set("key", gate))
+        await gate.began.wait()
+        second = asyncio.create_task(other.get_or_set("key", Gate("never")))
+        watches = other._core.tier._watches
+        async with asyncio.timeout(10):
+            while not any(watch._wakers for found in watches.values() for watch in found):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)  # until it sleeps
+            gate.open.set()
+            assert [await first, await second] == ["first", "first"]
+        assert not watches
 
 
 async def test_when_the_holders_loader_fails_another_one_tries(caches: tuple[AsyncCache, AsyncCache]) -> None:

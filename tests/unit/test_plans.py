@@ -401,8 +401,10 @@ def load_until_fill(bench: Bench, found: bytes | None = None) -> tuple[Plan, Pla
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), found, -2 if found is None else -1)
     election = next(loading)
-    assert [command[1] for command in election.commands][1:] == [remote.ELECT], "a sign of life, and the election"
-    assert isinstance(reply(loading, election, b"OK", elected(bench, exists=found is not None)), Load)
+    track = [] if bench.link.track_all else [b"OK"]
+    sent = [command[1] for command in election.commands]
+    assert sent[1:] == ["CACHING", remote.ELECT][-1 - len(track) :], "a sign of life, and an election that is tracked"
+    assert isinstance(reply(loading, election, b"OK", *track, elected(bench, exists=found is not None)), Load)
     return plan, loading
 
 
@@ -411,7 +413,7 @@ def test_a_load_looks_again_before_it_calls_the_loader() -> None:
     bench = Bench(Link(version=7))
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), None, -2)
-    assert finish(loading, next(loading), b"OK", elected(bench, bench.raw("theirs"))) is None
+    assert finish(loading, next(loading), b"OK", b"OK", elected(bench, bench.raw("theirs"))) is None
     assert isinstance(next(plan), Wait)
     assert end(plan, None) == Outcome("theirs")
     assert bench.counters.loads == 0
@@ -440,7 +442,7 @@ def test_a_value_that_is_gone_by_the_election_is_not_what_the_fill_replaces() ->
     bench = Bench(Link(version=8))
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), bench.raw("old"), -1)
-    reply(loading, next(loading), b"OK", elected(bench, exists=False))
+    reply(loading, next(loading), b"OK", b"OK", elected(bench, exists=False))
     (fill,) = loading.send(Outcome("loaded")).commands
     assert fill[6] == b""
 
@@ -462,8 +464,8 @@ def test_a_value_of_a_newer_format_is_not_overwritten_by_a_fill() -> None:
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), newer, -1)
     election = next(loading)
-    assert election.commands[1][5] == b"", "the server does not give the lease to whoever has not seen what is there"
-    assert isinstance(reply(loading, election, b"OK", elected(bench, newer, exists=True)), Load)
+    assert election.commands[2][5] == b"", "the server does not give the lease to whoever has not seen what is there"
+    assert isinstance(reply(loading, election, b"OK", b"OK", elected(bench, newer, exists=True)), Load)
     assert end(loading, Outcome("loaded")) is None, "no write"
     next(plan)
     assert end(plan, None) == Outcome("loaded")
@@ -498,7 +500,7 @@ def test_with_a_stale_value_at_hand_an_error_is_not_heard_of_and_nobody_tries_ag
     stale = bench.raw("stale", grace_ms=500)
     plan = bench.get_or_set(retry_ms=2_000)
     loading = lead(plan, next(plan), stale, 400)
-    reply(loading, next(loading), b"OK", elected(bench, exists=True))
+    reply(loading, next(loading), b"OK", b"OK", elected(bench, exists=True))
     (throttle,) = loading.send(Outcome(error=ValueError())).commands
     assert throttle[5:] == (2_000, remote.RETRY)
     assert end(loading, [1]) is None
@@ -556,7 +558,7 @@ def test_a_stale_value_is_served_while_nobody_shall_try_again() -> None:
     bench = Bench(Link(version=7))
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), bench.raw("stale", grace_ms=500), 400)
-    assert finish(loading, next(loading), b"OK", [0, None, 400, remote.RETRY, 1, b"1"]) is None
+    assert finish(loading, next(loading), b"OK", b"OK", [0, None, 400, remote.RETRY, 1, b"1"]) is None
     next(plan)
     assert end(plan, None) == Outcome("stale")
     assert bench.counters.loads == 0
@@ -567,7 +569,7 @@ def test_a_value_of_another_type_does_not_stand_in_for_a_load_that_failed() -> N
     policy = Policy(MINUTE)
     plan = bench.loads.get_or_set(bench.link, SITE, "key", KEY, lambda: 1, policy, int, near=True)
     loading = lead(plan, next(plan), bench.raw("text"), -1)
-    reply(loading, next(loading), b"OK", elected(bench, exists=True))
+    reply(loading, next(loading), b"OK", b"OK", elected(bench, exists=True))
     error = ValueError()
     loading.send(Outcome(error=error))
     end(loading, [1])
@@ -579,19 +581,19 @@ def test_the_loser_of_an_election_sleeps_until_the_lease_or_the_value_changes() 
     bench = Bench(Link(version=7))
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), None, -2)
-    lost = [0, None, -2, b"them.1", 0, b"1"]
-    alive = reply(loading, next(loading), b"OK", lost)
+    lost = [b"OK", [0, None, -2, b"them.1", 0, b"1"]]
+    alive = reply(loading, next(loading), b"OK", *lost)
     assert alive == remote.is_alive(b"~alive:them")
     sleep = loading.send(1)
     assert not sleep.watch.fired
     bench.near.revoked([remote.lease(KEY)])
     assert sleep.watch.fired
     again = loading.send(None)
-    dead = reply(loading, again, lost)
+    dead = reply(loading, again, *lost)
     assert dead == alive
     takeover = loading.send(0)
-    assert takeover.commands[0][-1] == b"them.1", "a dead holder's lease may be taken"
-    assert isinstance(reply(loading, takeover, elected(bench)), Load)
+    assert takeover.commands[-1][-1] == b"them.1", "a dead holder's lease may be taken"
+    assert isinstance(reply(loading, takeover, b"OK", elected(bench)), Load)
 
 
 def test_nothing_of_a_load_that_is_over_stays_behind() -> None:

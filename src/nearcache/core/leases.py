@@ -113,14 +113,18 @@ def elect(
     marks = {key: near.mark(key) for key in names}
     sent = near.now()
     first = [*holder.beat(remote), *asking.commands]
-    elections = [remote.elect(key, identities[key], token, lease_ms, dead.get(key, b"")) for key in names]
+    # Who loses is to be told when key or lease change, also where there is no near tier.
+    track = [remote.TRACK_NEXT] if link.tracks and not link.track_all else []
+    each = 1 + len(track)
+    asked = (remote.elect(key, identities[key], token, lease_ms, dead.get(key, b"")) for key in names)
+    elections = [command for election in asked for command in (*track, election)]
     outcomes: dict[bytes, Elected] = {}
 
     def parse(replies: list[Any]) -> None:
         asking.parse(replies[len(first) - len(asking.commands) : len(first)])
         epoch = near.epoch
         current = link.counters if link.tracks else known | asking.known
-        for key, reply in zip(names, replies[len(first) :], strict=True):
+        for key, reply in zip(names, replies[len(first) + each - 1 :: each], strict=True):
             if not isinstance(reply, list):
                 near.settle(key, marks[key])
                 continue
