@@ -629,3 +629,21 @@ def test_a_counter_may_be_pushed_in_another_thread_while_it_is_looked_up(what: s
         bench.link.counters = Pushed(bench.link.counters)
         assert remote.read_counter(TAG) in commands(next(plan))
     plan.close()
+
+
+@pytest.mark.parametrize("what", ["get", "set", "raise", "fill"])
+def test_a_caller_that_leaves_takes_its_marks_along(what: str) -> None:
+    """Its commands may not even be sent, where they wait for a connection: then nobody parses a reply."""
+    bench = Bench(Link(track_all=True, version=7))
+    if what == "fill":
+        _, plan = load_until_fill(bench)
+        effect = plan.send(Outcome("loaded"))
+    else:
+        raising = bench.writes.raise_tags(bench.link, SITE, [b"red"], soft=False)
+        plan = {"get": bench.get(), "set": bench.set(b"red"), "raise": raising}[what]
+        effect = next(plan)
+    assert bench.near._marks
+    plan.close()
+    assert bench.near._marks == {}
+    effect.hook([None] * len(commands(effect)))  # a reply may still come
+    assert (bench.near._marks, len(bench.near)) == ({}, 0)

@@ -153,8 +153,10 @@ class Fill:
             for reply in replies:
                 parts.remote.check(reply)
             parts.counters.sets += sum(reply is not None for reply in replies[:count])
-        except ServerError as error:
+        except BaseException as error:
             filling.give_up()
+            if not isinstance(error, ServerError):
+                raise
             parts.failed(error, None)
 
     def _fail(self, seen: Mapping[bytes, Found], error: Exception, *, leased: bool) -> Plan[None]:

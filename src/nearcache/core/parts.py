@@ -71,7 +71,7 @@ class Parts:
             asking = Asking(self, link, unknown, start)
             try:
                 replies = yield Send(asking.commands, asking.parse)
-            except ServerError:
+            except BaseException:
                 asking.give_up()
                 raise
             for reply in replies:

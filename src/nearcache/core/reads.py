@@ -140,7 +140,7 @@ class Reads:
             reading = _Reading(self._parts, link, site, names, unknown, found, probe)
             try:
                 replies = yield Send(reading.commands, reading.parse)
-            except ServerError:
+            except BaseException:  # the caller may also have left
                 reading.give_up()
                 raise
             for reply in replies:

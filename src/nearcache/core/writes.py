@@ -91,7 +91,7 @@ class Writes:
                 storing.add(key, data, parts.remote.store(key, data, physical, read_back=True))
             try:
                 replies = yield Send([*storing.commands, *checks], storing.parse)
-            except ServerError:
+            except BaseException:
                 storing.give_up()
                 raise
         else:
@@ -208,7 +208,7 @@ class Writes:
 
         try:
             replies = yield Send(commands, remember)
-        except ServerError:
+        except BaseException:
             for counter, mark in zip(counters, marks, strict=True):
                 near.settle(counter, mark)
             near.raised(counters)  # it may have been carried out, and nobody tells us of our own writes
