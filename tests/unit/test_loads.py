@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, InvalidArgument, Settings, current_load
+from nearcache import AsyncCache, Cache, InvalidArgument, Settings, WouldDeadlock, current_load
 from nearcache.testing import FakeClock, Faults
 
 
@@ -283,3 +283,15 @@ async def test_a_stale_value_whose_class_is_gone_is_none_for_the_loader(
         return "new"
 
     assert await async_cache.get_or_set("key", load, soft_timeout=10, type=str | dict[str, str]) == "new"
+
+
+async def test_a_loader_that_refreshes_its_own_key_raises_instead_of_waiting_for_itself(
+    async_cache: AsyncCache,
+) -> None:
+    async def load() -> Any:
+        return await async_cache.refresh("key", lambda: "inner")
+
+    async with asyncio.timeout(10):
+        for ask in (async_cache.get_or_set, async_cache.refresh):
+            with pytest.raises(WouldDeadlock, match="the key it is loading"):
+                await ask("key", load)

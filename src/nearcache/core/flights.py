@@ -102,8 +102,7 @@ class Flights:
         """
         with self._lock:
             flight = self._flying.get(key)
-            if flight is not None and _is_loading(flight, current.get()):
-                raise WouldDeadlock(f"the loader of {key.decode()!r} asks for the key it is loading")
+            self._refuse_own(flight)
             if flight is not None and flight.epoch == epoch:
                 return flight, False
             if flight is not None:
@@ -156,6 +155,20 @@ class Flights:
         with self._lock:
             gone = [key for key in self._flying if key.startswith(head)]
         self.detach(gone)
+
+    def supersede(self, key: bytes) -> None:
+        """``detach`` for who is about to load the key himself.
+
+        Raises:
+            WouldDeadlock: the loader of this very key is.
+        """
+        self._refuse_own(self._flying.get(key))
+        self.detach([key])
+
+    @staticmethod
+    def _refuse_own(flight: Flight | None) -> None:
+        if flight is not None and _is_loading(flight, current.get()):
+            raise WouldDeadlock(f"the loader of {flight.key.decode()!r} asks for the key it is loading")
 
     def throttle(self, key: bytes, until: float) -> None:
         """Serve what there is of a key until then."""

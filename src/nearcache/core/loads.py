@@ -143,7 +143,7 @@ class Loads:
             found = (yield from self._reads.find(link, site, {name: key}))[key]
         except ServerError as error:
             found = self._parts.failed(error, NOTHING)
-        self._parts.flights.detach([key])
+        self._parts.flights.supersede(key)
         job = _one(name, key, loader, policy, found, type)._replace(forced=True)
         return (yield from self._load_or_join(link, site, job))[key]
 
