@@ -288,7 +288,9 @@ async def test_reads_while_the_server_is_away(away: AsyncCache) -> None:
 
 
 async def test_loads_while_the_server_is_away(away: AsyncCache) -> None:
-    assert await away.get_or_set("fresh", failing) == "near"
+    assert await away.get_or_set("fresh", lambda: "loaded", soft_timeout=10) == "near"
+    many = await away.get_or_set_many(["fresh"], lambda keys: dict.fromkeys(keys, "loaded"), soft_timeout=10)
+    assert many == {"fresh": "near"}
     assert await away.get_or_set("stale", lambda: "loaded", soft_timeout=10) == "loaded"
     assert await away.get_or_set("stale", failing, soft_timeout=10) == "near"
     for key, namespace in (("cleared", "cleared"), ("tagged", None), ("nothing", None)):
