@@ -295,3 +295,32 @@ async def test_a_loader_that_refreshes_its_own_key_raises_instead_of_waiting_for
         for ask in (async_cache.get_or_set, async_cache.refresh):
             with pytest.raises(WouldDeadlock, match="the key it is loading"):
                 await ask("key", load)
+
+
+async def test_many_are_renewed_early_in_one_call_of_the_loader(fake_clock: FakeClock, async_cache: AsyncCache) -> None:
+    asked: list[list[str]] = []
+
+    def load(keys: list[str]) -> dict[str, str]:
+        asked.append(keys)
+        return {key: f"{key} {len(asked)}" for key in keys if key != "c"}
+
+    await async_cache.set_many({"a": "old", "b": "old", "c": "old"}, ttl=100)
+    fake_clock.advance(60)
+    await async_cache.set("late", "old", ttl=100)
+    keys = ["late", "a", "b", "c", "missing"]
+    for calls, first in ((2, "old"), (3, "a 1")):
+        found = await async_cache.get_or_set_many(keys, load, refresh_at=0.5, retry_after=1000)
+        assert (found["a"], found["c"], found["late"]) == (first, "old", "old")
+        await settle()
+        assert len(asked) == calls
+    assert sorted(asked) == [["a", "b", "c"], ["c"], ["missing"]]
+
+
+async def test_a_refresh_joins_no_load_that_began_before(async_cache: AsyncCache) -> None:
+    gate = Gate("before")
+    loading = asyncio.create_task(async_cache.get_or_set("key", gate))
+    await settle()
+    refreshing = asyncio.create_task(async_cache.refresh("key", lambda: "newer"))
+    await settle()
+    gate.open.set()
+    assert [await loading, await refreshing, await async_cache.get("key")] == ["before", "newer", "newer"]

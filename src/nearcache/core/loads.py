@@ -85,12 +85,7 @@ class Loads:
         if _serves(found):
             value = self._reads.value(found, key, type)
             if value.__class__ is not Miss:
-                flights, tier = self._parts.flights, self._parts.near
-                due = policy.eager and found.fresh and policy.due(found, self._parts.now_ms(link))
-                if due and key not in flights and not flights.throttled(key, tier.now()):
-                    flight, leads = flights.join(key, tier.epoch)
-                    if leads:
-                        yield Lead(self._renew(link, site, flight, job), (flight,), background=True)
+                yield from self._renew_due(link, site, job)
                 return Outcome(value)
         else:
             self._reads.value(found._replace(rescued=False), key, type)  # counts the miss
@@ -117,9 +112,11 @@ class Loads:
                 missing[key] = name
             else:
                 values[name] = value
+        fresh = {keys[name]: name for name in values}
+        yield from self._renew_due(link, site, _several(fresh, loader, policy, found, type))
         if missing:
             seen = {key: self._readable(found[key], type) for key in missing}
-            job = Job(missing, loader, lambda asked, loaded: _by_stored_key(asked, missing, loaded), policy, seen, type)
+            job = _several(missing, loader, policy, seen, type)
             outcomes = yield from self._load_or_join(link, site, job)
             for key, outcome in outcomes.items():
                 if outcome.error is not None:
@@ -143,6 +140,7 @@ class Loads:
             found = (yield from self._reads.find(link, site, {name: key}))[key]
         except ServerError as error:
             found = self._parts.failed(error, NOTHING)
+
         self._parts.flights.supersede(key)
         job = _one(name, key, loader, policy, found, type)._replace(forced=True)
         return (yield from self._load_or_join(link, site, job))[key]
@@ -247,20 +245,35 @@ class Loads:
 
     # -- who loads in the fleet
 
-    def _renew(self, link: Link, site: Namespace, flight: Flight, job: Job) -> Plan[None]:
+    def _renew_due(self, link: Link, site: Namespace, job: Job) -> Plan[None]:
+        """Load in the background what is still fresh and is to be renewed, unless that was tried and has failed."""
+        parts, flights, policy = self._parts, self._parts.flights, job.policy
+        if not policy.eager:
+            return
+        now, now_ms = parts.near.now(), parts.now_ms(link)
+        due = [key for key in job.names if job.seen[key].fresh and policy.due(job.seen[key], now_ms)]
+        free = [key for key in due if key not in flights and not flights.throttled(key, now)]
+        led = {key: flight for key, (flight, leads) in flights.join_all(free, parts.near.epoch).items() if leads}
+        if led:
+            yield Lead(self._renew(link, site, led, job), tuple(led.values()), background=True)
+
+    def _renew(self, link: Link, site: Namespace, flights: Mapping[bytes, Flight], job: Job) -> Plan[None]:
         """Load what is still fresh, unless somebody has. A near copy has no identity: the server's value has."""
-        key, flights = flight.key, self._parts.flights
+        parts = self._parts
         try:
-            found = (yield from self._reads.find(link, site, {job.names[key]: key}))[key]
-            if found.fresh and found.envelope != job.seen[key].envelope:
-                flights.land(flight, found)
-            else:
-                yield from self._lead(link, site, {key: flight}, job._replace(seen={key: found}))
+            found = yield from self._reads.find(link, site, {job.names[key]: key for key in flights})
+            renewed = [key for key in flights if found[key].fresh and found[key].envelope != job.seen[key].envelope]
+            for key in renewed:
+                parts.flights.land(flights[key], found[key])
+            rest = {key: flight for key, flight in flights.items() if key not in renewed}
+            yield from self._lead(link, site, rest, job._replace(seen=found))
         except ServerError:
-            self._parts.counters.errors += 1
-            flights.throttle(key, self._parts.near.now() + job.policy.retry_ms / 1000)
+            parts.counters.errors += 1
+            for key in flights:
+                parts.flights.throttle(key, parts.near.now() + job.policy.retry_ms / 1000)
         finally:  # who waits, because he has no use for what is there, leads a load of his own
-            flights.abandon(flight)
+            for flight in flights.values():
+                parts.flights.abandon(flight)
 
     def _lead(self, link: Link, site: Namespace, flights: Mapping[bytes, Flight], job: Job) -> Plan[None]:
         """Load what is still missing, store it, and land every flight; whatever happens, none stays in the air."""
@@ -361,6 +374,16 @@ class Loads:
 
 def _one(name: str, key: bytes, loader: Callable[[], Any], policy: Policy, found: Found, type: Any) -> Job:
     return Job({key: name}, lambda _: loader(), lambda _, loaded: {key: loaded}, policy, {key: found}, type)
+
+
+def _several(
+    names: Mapping[bytes, str],
+    loader: Callable[[list[str]], Any],
+    policy: Policy,
+    seen: Mapping[bytes, Found],
+    type: Any,
+) -> Job:
+    return Job(names, loader, lambda asked, loaded: _by_stored_key(asked, names, loaded), policy, seen, type)
 
 
 def _serves(found: Found) -> bool:
