@@ -23,6 +23,7 @@ async def test_a_loader_changes_the_time_to_live_and_the_tags(cache: Shell) -> N
         load.tags.append("added")
         return "value"
 
+    await cache.set("other", "value", tags=["added"])
     assert await cache.get_or_set("key", load, tags=["given"]) == "value"
     assert await cache.ttl("key") == 60
     assert await cache.get("key") == "value"

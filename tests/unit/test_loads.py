@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nearcache import AsyncCache, Cache, InvalidArgument, Settings, WouldDeadlock, current_load
+from nearcache.client import Client
 from nearcache.testing import FakeClock, Faults
 
 
@@ -324,3 +325,35 @@ async def test_a_refresh_joins_no_load_that_began_before(async_cache: AsyncCache
     await settle()
     gate.open.set()
     assert [await loading, await refreshing, await async_cache.get("key")] == ["before", "newer", "newer"]
+
+
+async def test_what_another_process_has_renewed_is_read_and_not_loaded(
+    async_cache: AsyncCache, memory_settings: Settings, faults: Faults
+) -> None:
+    await async_cache.set("key", "old")
+    faults.drop_pushes()
+    theirs = Client("theirs", async_cache._core.client.endpoint, memory_settings)  # type: ignore[union-attr]
+    other = AsyncCache(60, "test")
+    other._core.bind(theirs)
+    await other.set("key", "renewed")
+    gate = Gate()
+    assert await async_cache.get_or_set("key", gate, refresh_at=0) == "old", "nobody has told of it"
+    await settle()
+    assert gate.calls == 0
+    assert await async_cache.get("key") == "renewed"
+    await theirs.aclose()
+
+
+async def test_the_lease_of_a_load_that_was_cancelled_in_this_process_is_taken_over_at_once(
+    fake_clock: FakeClock, async_cache: AsyncCache
+) -> None:
+    """Time stands still, so that the process's sign of life does not end."""
+    gate = Gate()
+    asking = asyncio.create_task(async_cache.get_or_set("key", gate))
+    await settle()
+    (leading,) = async_cache._core.tasks
+    leading.cancel()
+    gate.open.set()
+    async with asyncio.timeout(10):
+        assert await asking == "new"
+    assert gate.calls == 2

@@ -647,3 +647,15 @@ def test_a_caller_that_leaves_takes_its_marks_along(what: str) -> None:
     assert bench.near._marks == {}
     effect.hook([None] * len(commands(effect)))  # a reply may still come
     assert (bench.near._marks, len(bench.near)) == ({}, 0)
+
+
+@pytest.mark.parametrize(("tracks", "longest"), [(True, 0.5), (False, 0.05)])
+def test_the_loser_of_an_election_looks_again_after_a_while(*, tracks: bool, longest: float) -> None:
+    """Soon, where the server tells nobody of changes."""
+    bench = Bench(Link(tracks=tracks, track_all=tracks, version=7 if tracks else None))
+    versions = [] if tracks else [b"7"]
+    plan = bench.get_or_set()
+    loading = lead(plan, next(plan), None, -2, *versions)
+    reply(loading, next(loading), b"OK", *versions, [0, None, -2, b"them.1", 0, b"1"])
+    assert longest / 2 <= loading.send(1).timeout <= longest
+    loading.close()

@@ -317,7 +317,7 @@ class Loads:
                     if keys:
                         fill.clock_us = max(outcome.clock_us for outcome in elected.values())
                         yield from fill.load({key: seen.pop(key) for key in keys}, leased=leased)
-                if lost and not (won or alone):
+                if lost:
                     dead = yield from self._wait(link, watch, lost)
             finally:
                 watch.close()
