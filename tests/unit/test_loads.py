@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import traceback
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,16 @@ import pytest
 from nearcache import AsyncCache, Cache, InvalidArgument, Settings, WouldDeadlock, current_load
 from nearcache.client import Client
 from nearcache.testing import FakeClock, Faults
+
+
+@pytest.fixture
+async def other(async_cache: AsyncCache, memory_settings: Settings) -> AsyncIterator[AsyncCache]:
+    """Another client of the same store, as another process has one."""
+    client = Client("other", async_cache._core.client.endpoint, memory_settings)  # type: ignore[union-attr]
+    cache = AsyncCache(3600, "test")
+    cache._core.bind(client)
+    yield cache
+    await client.aclose()
 
 
 async def settle() -> None:
@@ -317,31 +328,47 @@ async def test_many_are_renewed_early_in_one_call_of_the_loader(fake_clock: Fake
     assert sorted(asked) == [["a", "b", "c"], ["c"], ["missing"]]
 
 
-async def test_a_refresh_joins_no_load_that_began_before(async_cache: AsyncCache) -> None:
+async def test_a_refresh_joins_no_load_that_began_before(fake_clock: FakeClock, async_cache: AsyncCache) -> None:
+    """It waits for the lease, and is told that it was given back: time stands still, so there is no other way."""
     gate = Gate("before")
     loading = asyncio.create_task(async_cache.get_or_set("key", gate))
     await settle()
     refreshing = asyncio.create_task(async_cache.refresh("key", lambda: "newer"))
     await settle()
     gate.open.set()
-    assert [await loading, await refreshing, await async_cache.get("key")] == ["before", "newer", "newer"]
+    async with asyncio.timeout(10):
+        assert [await loading, await refreshing, await async_cache.get("key")] == ["before", "newer", "newer"]
 
 
 async def test_what_another_process_has_renewed_is_read_and_not_loaded(
-    async_cache: AsyncCache, memory_settings: Settings, faults: Faults
+    async_cache: AsyncCache, other: AsyncCache, faults: Faults
 ) -> None:
     await async_cache.set("key", "old")
     faults.drop_pushes()
-    theirs = Client("theirs", async_cache._core.client.endpoint, memory_settings)  # type: ignore[union-attr]
-    other = AsyncCache(60, "test")
-    other._core.bind(theirs)
     await other.set("key", "renewed")
     gate = Gate()
     assert await async_cache.get_or_set("key", gate, refresh_at=0) == "old", "nobody has told of it"
     await settle()
     assert gate.calls == 0
     assert await async_cache.get("key") == "renewed"
-    await theirs.aclose()
+
+
+async def test_a_value_carries_its_namespaces_version_from_before_the_load(
+    async_cache: AsyncCache, other: AsyncCache
+) -> None:
+    """Also when the loader names a tag, whose version is read after it."""
+    gate = Gate("before the clear")
+
+    async def load() -> Any:
+        current_load().tags.append("tag")
+        return await gate()
+
+    loading = asyncio.create_task(async_cache.get_or_set("key", load))
+    await settle()
+    await other.clear()
+    gate.open.set()
+    assert await loading == "before the clear"
+    assert [await async_cache.get("key"), await other.get("key")] == [None, None]
 
 
 async def test_the_lease_of_a_load_that_was_cancelled_in_this_process_is_taken_over_at_once(

@@ -631,13 +631,17 @@ def test_a_counter_may_be_pushed_in_another_thread_while_it_is_looked_up(what: s
     plan.close()
 
 
-@pytest.mark.parametrize("what", ["get", "set", "raise", "fill"])
+@pytest.mark.parametrize("what", ["get", "set", "raise", "election", "fill"])
 def test_a_caller_that_leaves_takes_its_marks_along(what: str) -> None:
     """Its commands may not even be sent, where they wait for a connection: then nobody parses a reply."""
     bench = Bench(Link(track_all=True, version=7))
     if what == "fill":
         _, plan = load_until_fill(bench)
         effect = plan.send(Outcome("loaded"))
+    elif what == "election":
+        asking = bench.get_or_set()
+        plan = lead(asking, next(asking), None, -2)
+        effect = next(plan)
     else:
         raising = bench.writes.raise_tags(bench.link, SITE, [b"red"], soft=False)
         plan = {"get": bench.get(), "set": bench.set(b"red"), "raise": raising}[what]
@@ -658,4 +662,16 @@ def test_the_loser_of_an_election_looks_again_after_a_while(*, tracks: bool, lon
     loading = lead(plan, next(plan), None, -2, *versions)
     reply(loading, next(loading), b"OK", *versions, [0, None, -2, b"them.1", 0, b"1"])
     assert longest / 2 <= loading.send(1).timeout <= longest
+    loading.close()
+
+
+def test_a_load_says_that_its_process_lives_whenever_it_is_asked_to() -> None:
+    """A beat that comes a moment early must not be left out: the next one might be late."""
+    bench = Bench(Link(track_all=True, version=7))
+    plan = bench.get_or_set()
+    loading = lead(plan, next(plan), None, -2)
+    load = reply(loading, next(loading), b"OK", elected(bench))
+    assert [command[0] for command in load.alive()] == ["SET"]
+    bench.time += 0.999
+    assert len(load.alive()) == 1
     loading.close()
