@@ -333,6 +333,16 @@ def test_a_tainted_reply_that_is_the_same_leaves_what_is_kept(bench: Bench, wire
     assert bench.fresh(), "it is still vouched for by the first"
 
 
+def test_a_reply_that_is_not_kept_taints_those_still_on_their_way(bench: Bench) -> None:
+    """One that comes later, on another connection, may have been read before."""
+    tainted = bench.near.mark(KEY)
+    bench.near.revoked([KEY])
+    on_its_way = bench.near.mark(KEY)
+    bench.arrive(bench.found("newer"), tainted)
+    bench.arrive(bench.found("older"), on_its_way, bench.other)
+    assert bench.near.entry(KEY) is None
+
+
 def test_equal_values_of_two_writes_are_not_the_same(bench: Bench) -> None:
     mark = bench.near.mark(KEY)
     bench.arrive(bench.found("one"), mark)
