@@ -232,7 +232,20 @@ def test_a_value_whose_tag_was_expired_when_it_arrived_is_never_a_hit(bench: Ben
     bench.arrive(bench.found("value", tags=[(b"red", 3)])._replace(soft=True))
     assert bench.hit() is COPY
     assert not bench.fresh()
-    assert bench.near.left_over(KEY) is not None
+    bench.near.lost(bench.link)
+    left = bench.near.left_over(KEY)
+    assert left is not None
+    assert left.remaining_ms is not None
+    assert left.remaining_ms <= 0, "what is left over of it is not within its time"
+
+
+def test_a_value_that_was_judged_before_a_counter_was_pushed_is_looked_at_closely(bench: Bench) -> None:
+    """The push may be of another connection, and be read in another thread between the verdict and this."""
+    epoch, found, mark = bench.near.epoch, bench.found("value"), bench.near.mark(KEY)
+    bench.near.revoked([SITE.counter])
+    bench.near.arrived(KEY, mark, bench.link, SITE, "key", found, bench.time, epoch)
+    assert bench.hit() is COPY
+    assert bench.find() is None
 
 
 @pytest.mark.parametrize("wire", ["native", "json"])

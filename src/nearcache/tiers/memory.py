@@ -371,7 +371,7 @@ class NearTier:
         entry.fresh_until = 0.0 if found.soft else sent + left
         entry.dead_until = sent + left + grace
         entry.quick_until = min(entry.fresh_until, sent + self._ttl)
-        entry.epoch = -1 if found.soft else epoch
+        entry.epoch = epoch
         self._entries[entry.key] = entry
         for home, name in entry.homes:
             home[name] = entry
