@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from ..core.clock import clock
 from ..driving import drive, result
 from ..errors import InvalidArgument, NearcacheError
 from ..sentinels import ABSENT
@@ -53,7 +53,7 @@ class HTTPCache:
         self.cache = cache if cache is not None else get_default_cache()
         if self._core.wire != "native":
             raise InvalidArgument("responses need a cache with wire='native': JSON cannot carry them")
-        self._clock = time.time() - time.monotonic()
+        self._clock = clock().wall() - clock().monotonic()
 
     @property
     def _core(self) -> Core:
