@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
+from nearcache.http import HTTPCacheMiddleware
+from nearcache.testing import FakeClock
 
 Message = MutableMapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -117,3 +120,87 @@ async def lifespan(app: App) -> AsyncIterator[dict[str, Any]]:
     await to_app.put({"type": "lifespan.shutdown"})
     await told("lifespan.shutdown.complete")
     await running
+
+
+# -- an origin behind the cache, for the tests of the RFCs
+
+
+def fields(*lines: str) -> list[tuple[bytes, bytes]]:
+    """``"name: value"`` as ASGI has it."""
+    pairs = (line.partition(":") for line in lines)
+    return [(name.encode("latin-1"), value.removeprefix(" ").encode("latin-1")) for name, _, value in pairs]
+
+
+class Got(Answer):
+    """What a client got; ``asked`` tells whether the origin was asked for it."""
+
+    asked: bool = False
+
+    def all(self, name: str) -> list[bytes]:
+        return [value for key, value in self.headers if key.lower() == name.encode()]
+
+    def field(self, name: str) -> bytes | None:
+        return next(iter(self.all(name)), None)
+
+
+class Site:
+    """An origin with the cache in front of it. What it answers is said before it is asked; it notes who asks.
+
+    Bodies are the number of the request, unless said otherwise.
+    """
+
+    def __init__(self, cache: AsyncCache, clock: FakeClock, **options: Any) -> None:
+        self.cache = cache
+        self.clock = clock
+        self.requests: list[dict[str, Any]] = []
+        self.middleware = HTTPCacheMiddleware(self._origin, cache, **options)
+        self._app: App | None = None
+        self.says()
+
+    def says(self, *lines: str, status: int = 200, body: bytes | None = None) -> None:
+        """Answer so from now on."""
+        self._app, self._answer = None, (status, fields(*lines), body)
+
+    def runs(self, app: App) -> None:
+        """Answer with this application from now on."""
+        self._app = app
+
+    async def _origin(self, scope: Any, receive: Any, send: Any) -> None:
+        self.requests.append(dict(scope))
+        if self._app is not None:
+            await self._app(scope, receive, send)
+            return
+        status, headers, body = self._answer
+        await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await send({"type": "http.response.body", "body": b"%d" % len(self.requests) if body is None else body})
+
+    async def get(self, *lines: str, path: str = "/", **scope: Any) -> Got:
+        """Ask, through the cache."""
+        before = len(self.requests)
+        got = Got((await ask(self.middleware, path, fields(*lines), **scope)).messages)
+        got.asked = len(self.requests) > before
+        return got
+
+    async def reuses(self, *lines: str, **scope: Any) -> bool:
+        """Whether a request that comes twice is answered without the origin the second time."""
+        await self.get(*lines, **scope)
+        return not (await self.get(*lines, **scope)).asked
+
+    def asked_with(self, name: str) -> list[bytes]:
+        """The values of a field in the last request to the origin."""
+        return [value for key, value in self.requests[-1]["headers"] if key.lower() == name.encode()]
+
+    def date(self, seconds: float = 0) -> str:
+        """The date so many seconds from now."""
+        return formatdate(self.clock.wall() + seconds, usegmt=True)
+
+    async def refreshed(self) -> None:
+        """Wait until what is fetched anew behind has arrived."""
+        while running := list(self.middleware._refreshing.values()):
+            await asyncio.wait(running)
+
+
+@pytest.fixture
+def site(fake_clock: FakeClock, cache: AsyncCache) -> Site:
+    """Time passes when the test says ``site.clock.advance``."""
+    return Site(cache, fake_clock)
