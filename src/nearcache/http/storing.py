@@ -316,11 +316,11 @@ def _said(response: _Response, said: dict[bytes, bytes], now: float, explicit_on
 # -- what is stored
 
 
-def stored_fields(headers: Pairs, terms: Terms, etag: bytes, length: int) -> Pairs:
-    """The fields of a response as they are kept: without those of a connection, with the length and the tag."""
+def stored_fields(headers: Pairs, terms: Terms, etag: bytes, length: int | None) -> Pairs:
+    """The fields of a response as they are kept: without those of a connection, with its length, if any, and tag."""
     kept = [(bytes(name), bytes(value)) for name, value in headers if name.lower() not in terms.dropped]
     present = {name.lower() for name, _ in kept}
-    if b"content-length" not in present:
+    if length is not None and b"content-length" not in present:
         kept.append((b"content-length", b"%d" % length))
     if etag and b"etag" not in present:
         kept.append((b"etag", etag))
@@ -339,7 +339,7 @@ def make_stored(status: int, headers: Pairs, body: bytes, terms: Terms, clock: f
         etag, flags = make_etag(body), flags | MADE_ETAG
     return Stored.make(
         status,
-        stored_fields(headers, terms, etag, len(body)),
+        stored_fields(headers, terms, etag, None if status == 204 else len(body)),  # RFC 9110, section 8.6
         body,
         clock - terms.age,
         terms.lifetime,
