@@ -172,6 +172,8 @@ def http_date(value: bytes) -> float | None:
     if number is None or not 1 <= int(day) <= 31 or int(hour) > 23 or int(minute) > 59 or int(second) > 60:
         return None
     full_year = int(year)
+    if full_year == 0 and len(year) == 4:
+        return None  # there was none
     if len(year) == 2:  # section 5.6.7: more than 50 years in the future is the past
         full_year += 1900 if full_year >= 77 else 2000
     return float(timegm((full_year, number, int(day), int(hour), int(minute), int(second))))
