@@ -34,10 +34,11 @@ Directives = Mapping[bytes, bytes]
 MOST = 2**31
 """Seconds. RFC 9111, section 1.2.2: what overflows counts as this."""
 
-# Commas inside of quoted strings do not separate (RFC 9110, section 5.6.1); a quote that is never closed is no quote.
-_ELEMENT = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"|")+')
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_ESCAPED = re.compile(rb"\\(.)")
+# A quoted string (RFC 9110, section 5.6.4). One that is never closed reaches to the end, and its group is empty.
+# Possessive, so that no garbage takes more than linear time.
+_QUOTED = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
+_MARK = re.compile(rb"," + b"|" + _QUOTED.pattern, re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _WORDS = re.compile(rb"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ENTITY_TAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
@@ -59,9 +60,22 @@ def first_of(headers: Headers, wanted: bytes) -> bytes | None:
 def elements(values: Iterable[bytes]) -> Iterator[bytes]:
     """The members of a list that may be spread over several lines (RFC 9110, sections 5.3 and 5.6.1)."""
     for value in values:
-        for element in _ELEMENT.findall(value):
+        for element in _split(value):
             if stripped := element.strip(b" \t"):
                 yield stripped
+
+
+def _split(value: bytes) -> Iterator[bytes]:
+    """At the commas outside of quoted strings; a quote that is never closed is no quote."""
+    begin = 0
+    for mark in _MARK.finditer(value):
+        if mark[0] == b",":
+            yield value[begin : mark.start()]
+            begin = mark.end()
+        elif not mark[1]:
+            yield from value[begin:].split(b",")
+            return
+    yield value[begin:]
 
 
 def names(values: Iterable[bytes]) -> list[bytes]:
@@ -79,29 +93,54 @@ def directives(values: Iterable[bytes]) -> dict[bytes, bytes]:
     """``Cache-Control`` (RFC 9111, section 5.2).
 
     Names in any case, values as tokens or quoted strings. Of a directive that comes twice the first one counts
-    (section 4.2.1). What forbids is found wherever it stands outside of a quoted string, however odd the rest.
+    (section 4.2.1), but of what forbids, the one that forbids more; that is found wherever it stands outside of a
+    quoted string, however odd the rest.
     """
     said: dict[bytes, bytes] = {}
-    for value in values:
-        for element in elements([value]):
-            name, equals, argument = element.partition(b"=")
-            if argument.startswith(b'"'):
-                quoted = _QUOTED.match(argument)
-                argument = _ESCAPED.sub(rb"\1", argument[1:-1]) if quoted and quoted[0] == argument else b"?"
-            elif equals and not argument:
-                argument = b"?"
-            said.setdefault(name.lower(), argument)
-        for word in _WORDS.findall(_QUOTED.sub(b'""', value)):
-            if (lower := word.lower()) in _FORBIDDING:
-                said.setdefault(lower, b"")
+    for element in elements(values):
+        name, equals, argument = element.partition(b"=")
+        lower = name.strip(b" \t").lower()
+        given = _argument(argument) if lower == name.lower() else _GARBAGE
+        if lower in _FORBIDDING:
+            _forbid(said, lower, given if argument.startswith(b'"') else b"")
+        else:
+            said.setdefault(lower, given if equals else b"")
+        odd = argument if lower in _FORBIDDING else element
+        for word in _WORDS.findall(_QUOTED.sub(_without_quoted, odd)):
+            if word.lower() in _FORBIDDING:
+                said[word.lower()] = b""
     return said
+
+
+_GARBAGE = b"?"
+
+
+def _argument(text: bytes) -> bytes:
+    if not text.startswith(b'"'):
+        return text or _GARBAGE
+    quoted = _QUOTED.fullmatch(text)
+    return _ESCAPED.sub(rb"\1", text[1:-1]) if quoted and quoted[1] else _GARBAGE
+
+
+def _without_quoted(match: re.Match[bytes]) -> bytes:
+    return b'""' if match[1] else match[0]
+
+
+def _forbid(said: dict[bytes, bytes], name: bytes, argument: bytes) -> None:
+    """A list of field names forbids less than no list; what is no such list is none."""
+    listed = list(elements([argument]))
+    if not listed or not all(_TOKEN.fullmatch(each) for each in listed) or said.get(name) == b"":
+        said[name] = b""
+    else:
+        said[name] = b",".join([said[name], *listed] if name in said else listed)
 
 
 def seconds(value: bytes) -> int | None:
     """delta-seconds (RFC 9111, section 1.2.2); None for what is none."""
     if not value.isdigit():
         return None
-    return min(int(value), MOST) if len(value) < 20 else MOST
+    digits = value.lstrip(b"0") or b"0"
+    return min(int(digits), MOST) if len(digits) < 20 else MOST
 
 
 _SF_KEY = re.compile(rb"[a-z*][a-z0-9_.*-]*")
