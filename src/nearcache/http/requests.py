@@ -35,6 +35,8 @@ _KINDS: Final[dict[bytes, int]] = {
     b"content-length": 5,
     b"host": 6,
 }
+# Of what these fields name, the specification says that it has no case (RFC 9110, sections 12.5.2 to 12.5.4).
+_NO_CASE = frozenset([b"accept-charset", b"accept-encoding", b"accept-language"])
 _NOTHING: Final[dict[bytes, list[bytes]]] = {}
 
 
@@ -101,17 +103,22 @@ class Request:
     def varies(self, names: Iterable[bytes]) -> list[bytes | None]:
         """The normalised values of its fields of these names; None for one that is absent, which is not empty.
 
-        Several lines are one list, and white space around members means nothing (RFC 9111, section 4.1).
+        Several lines are one list, and white space around members means nothing (RFC 9111, section 4.1); but in quoted
+        strings and in credentials it does.
         """
         values: dict[bytes, bytes] = {}
         wanted = frozenset(names)
         for cased, value in self.headers:
             name = cased.lower()
             if name in wanted:
-                text = b",".join(part.strip(b" \t") for part in value.split(b","))
-                if name.startswith(b"accept"):
-                    text = text.lower()  # what these fields name has no case (RFC 9110, section 12.5)
-                values[name] = values[name] + b"," + text if name in values else text
+                text, comma = value, b","
+                if name in CREDENTIALS:
+                    comma = b"\n"  # what no value contains
+                elif b'"' not in value:
+                    text = b",".join(part.strip(b" \t") for part in value.split(b","))
+                if name in _NO_CASE:
+                    text = text.lower()
+                values[name] = values[name] + comma + text if name in values else text
         return [values.get(name) for name in names]
 
     def secondary_key(self, primary: str, variants: Variants, keyed: Iterable[str]) -> str:
