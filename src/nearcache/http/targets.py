@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from .requests import primary_key, url_key
 
 __all__ = ["related_keys"]
 
 _NAMED = frozenset([b"location", b"content-location"])
+_PORTS = {"http": ":80", "https": ":443"}
 
 
 def related_keys(scope: Mapping[str, Any], host: bytes, headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
     """The keys of the request's target, and of what its response names in the same origin."""
     keys = {primary_key(scope, host): None}
     scheme = scope.get("scheme", "http")
-    base = f"{scheme}://{host.decode('latin-1')}{scope['path']}"
+    port = _PORTS.get(scheme, "")
+    origin = host.decode("latin-1").lower()
+    sent = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
+    base = f"{scheme}://{origin}{sent or quote(scope['path'], errors='surrogatepass')}"
     for name, value in headers:
         if name.lower() not in _NAMED:
             continue
@@ -25,7 +29,7 @@ def related_keys(scope: Mapping[str, Any], host: bytes, headers: Iterable[tuple[
             parts = urlsplit(urljoin(base, value.decode("latin-1").strip()))
         except ValueError:
             continue  # no URL
-        if parts.scheme != scheme or parts.netloc.lower() != host.decode("latin-1").lower():
+        if parts.scheme != scheme or parts.netloc.lower().removesuffix(port) != origin.removesuffix(port):
             continue
         path, query = parts.path or "/", parts.query.encode("latin-1", "replace")
         raw = path.encode("latin-1", "replace")
