@@ -175,8 +175,11 @@ def same_content(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> bool
 
 
 def freshened(stored: Pairs, news: Pairs) -> Pairs:
-    """The stored fields with those of a 304 in the place of their namesakes (sections 3.2 and 4.3.4)."""
-    replaced = {name.lower() for name, _ in news} - _NOT_FRESHENED
+    """The stored fields with those of a 304 in the place of their namesakes (sections 3.2 and 4.3.4).
+
+    Without a ``Date`` of its own a 304 was made just now: the old one goes in any case.
+    """
+    replaced = {b"date", *(name.lower() for name, _ in news)} - _NOT_FRESHENED
     return (
         *(pair for pair in stored if pair[0].lower() not in replaced),
         *((bytes(name), bytes(value)) for name, value in news if name.lower() in replaced),
