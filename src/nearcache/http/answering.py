@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -231,10 +232,15 @@ class Answering:
         """The stored response with the news of a 304; the terms under which it is stored again, if it may be."""
         headers = serving.freshened(stored.headers, recorder.headers)
         terms = recorder.judge(stored.status, headers)
-        if isinstance(terms, Refusal):
+        if isinstance(terms, Refusal) or not self._tells_apart(terms.names, recorder.rules.keyed):
             return stored._replace(headers=headers), None
         fresh = storing.make_stored(stored.status, headers, stored.body, terms, self._cache.now())
         return fresh._replace(flags=fresh.flags | stored.flags & MADE_ETAG), terms
+
+    def _tells_apart(self, names: Iterable[bytes], keyed: Iterable[str]) -> bool:
+        """Whether the place this request has looked at is for requests that agree in these."""
+        known = self._variants
+        return {*names, *keyed} <= ({*known.names, *known.keyed} if known is not None else set())
 
     async def _keep(
         self, turn: Turn, voice: Said, status: int, headers: Any, body: bytes, terms: Terms, clock: float

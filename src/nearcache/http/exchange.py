@@ -217,13 +217,14 @@ class Recorder:
         self.instead = False
 
     @property
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """What the route says, if it was asked."""
         return self._said.rules or NO_RULES
 
     @property
     def tags(self) -> list[str]:
         """By which the response can be purged."""
-        return list(dict.fromkeys([*self._rules.tags, *storing.read_tags(self.headers)]))
+        return list(dict.fromkeys([*self.rules.tags, *storing.read_tags(self.headers)]))
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -288,8 +289,8 @@ class Recorder:
                 self.terms = verdict
         if storing.internal(headers):
             headers = [pair for pair in headers if pair[0].lower() not in storing.INTERNAL]
-        if self._rules is not NO_RULES:
-            added = _for_clients(headers, self._rules)
+        if self.rules is not NO_RULES:
+            added = _for_clients(headers, self.rules)
             headers += added
             self.headers += tuple(added)
         if self.terms is not None:
@@ -303,7 +304,7 @@ class Recorder:
 
     def _may_hold(self, names: set[bytes]) -> bool:
         """An ETag is made of a whole body: of one that will be there at once, or where the route asks for it."""
-        return self._rules.etag or (self.terms is not None and b"etag" not in names and b"content-length" in names)
+        return self.rules.etag or (self.terms is not None and b"etag" not in names and b"content-length" in names)
 
     async def _release(self, start: Message, body: Message) -> Message:
         """Send the start that was held back, with an ETag if this is the whole body; the body message to be sent."""
@@ -334,7 +335,7 @@ class Recorder:
         if self._personal():
             self._request.credentials = {*self._request.credentials, PERSON}
         took = max(0.0, now - self._began)
-        return storing.terms(self._request, status, headers, self._rules, now=now, took=took, default=self._default)
+        return storing.terms(self._request, status, headers, self.rules, now=now, took=took, default=self._default)
 
     def _keep(self, part: bytes) -> None:
         if len(self._body) + len(part) > self._max_body:
