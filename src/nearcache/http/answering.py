@@ -143,19 +143,15 @@ class Answering:
         if "state" in scope:
             scope["state"] = dict(scope["state"])
         scope["method"] = "GET"
-        asked = False
 
-        async def receive() -> Message:
-            nonlocal asked
-            if asked:
-                await asyncio.Event().wait()
-            asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+        async def waiting() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
 
         async def send(message: Message) -> None: ...
 
         try:
-            await self._lead(turn, scope, receive, send)
+            await self._lead(turn, scope, _without_content(waiting), send)
         except Exception:  # noqa: BLE001  # there is nobody to tell but the log
             _log.warning("a stale response could not be refreshed: the application failed", exc_info=True)
             self._middleware.failed(self._place)
@@ -206,8 +202,17 @@ class Answering:
         middleware.remember(self._key, request, recorder.terms is not None or recorder.instead or not recorder.firm)
         if recorder.instead:
             assert stored is not None
-            await self._send_stored(turn, recorder, stored, send)
+            if recorder.status == 304 and not serving.confirms(stored, recorder.headers):
+                await self._ask_again(turn, send)
+            else:
+                await self._send_stored(turn, recorder, stored, send)
         await turn.stored()
+
+    async def _ask_again(self, turn: Turn, send: Send) -> None:
+        """The application answered with a 304 about something else: without our conditions it says what there is."""
+        turn.give(None)
+        await self._cache.remove([self._place])
+        await self._middleware.pass_on(self._scope, _without_content(self._receive), send)
 
     async def _send_stored(self, turn: Turn, recorder: Recorder, stored: Stored, send: Send) -> None:
         """Answer with the stored response: the application said it still holds, or failed."""
@@ -302,6 +307,20 @@ class Answering:
             await self._send(message)
 
         await self._middleware.pass_on(self._scope, self._receive, watching)
+
+
+def _without_content(receive: Receive) -> Receive:
+    """A GET request again: without content, and then whatever comes."""
+    asked = False
+
+    async def again() -> Message:
+        nonlocal asked
+        if asked:
+            return await receive()
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return again
 
 
 async def send_answer(send: Send, answer: Answer, *lines: tuple[bytes, bytes]) -> None:

@@ -11,7 +11,7 @@ from . import fields
 from .records import MADE_ETAG, STRICT, VALIDATE, Pairs, Stored
 from .requests import Request
 
-__all__ = ["Answer", "Use", "answer", "conditions", "freshened", "may_stand_in", "same_content", "use"]
+__all__ = ["Answer", "Use", "answer", "conditions", "confirms", "freshened", "may_stand_in", "same_content", "use"]
 
 # Of the representation, which a 304 or 416 does not carry (RFC 9110, section 15.4.5).
 _OF_CONTENT: Final = frozenset(
@@ -162,6 +162,12 @@ def conditions(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> list[t
     if stored.modified:
         own.append((b"if-modified-since", stored.modified))
     return [*(pair for pair in headers if pair[0].lower() not in _OWN_CONDITIONS), *own] if own else None
+
+
+def confirms(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a 304 is about what is stored: not when it has another strong tag (section 4.3.4)."""
+    tag = (fields.first_of(headers, b"etag") or b"").strip()
+    return not tag.startswith(b'"') or tag == stored.etag
 
 
 def same_content(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> bool:
