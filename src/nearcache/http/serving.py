@@ -173,7 +173,7 @@ def confirms(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> bool:
 def same_content(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether the answer to a HEAD request speaks of what is stored (section 4.3.5)."""
     told = {name.lower(): value.strip() for name, value in headers}
-    held = dict(stored.headers)
+    held = {name.lower(): value for name, value in stored.headers}
     names = [b"last-modified", b"content-length"]
     if not stored.flags & MADE_ETAG:
         names.append(b"etag")
