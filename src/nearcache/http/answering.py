@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from ..core.clock import clock as time_source
 from ..core.loading import current_load
 from ..sentinels import ABSENT
 from . import serving, status, storing
 from .cache import safely
 from .exchange import BODY, START, Kept, Message, Receive, Recorder, Scope, Send, Turn
-from .records import MADE_ETAG, Stored, Variants, as_stored, as_variants
+from .records import MADE_ETAG, Pairs, Stored, Variants, as_stored, as_variants
 from .requests import Request, is_personal
 from .routes import Said, keyed_values, said
 from .serving import Answer, Use
@@ -217,7 +218,7 @@ class Answering:
     async def _send_stored(self, turn: Turn, recorder: Recorder, stored: Stored, send: Send) -> None:
         """Answer with the stored response: the application said it still holds, or failed."""
         if recorder.status == 304:
-            fresh, terms = self._freshened(stored, recorder)
+            fresh, terms = self._freshened(stored, recorder.headers, recorder.rules, recorder.judge)
             if terms is None:
                 turn.give(None)
                 await self._cache.remove([self._place])
@@ -233,11 +234,13 @@ class Answering:
         aged, _ = status.hit(self._cache.now() - fresh.born, fresh.lifetime)
         await send_answer(send, found, aged, line)
 
-    def _freshened(self, stored: Stored, recorder: Recorder) -> tuple[Stored, Terms | None]:
+    def _freshened(
+        self, stored: Stored, news: Pairs, rules: Rules, judge: Callable[[int, Pairs], Terms | Refusal]
+    ) -> tuple[Stored, Terms | None]:
         """The stored response with the news of a 304; the terms under which it is stored again, if it may be."""
-        headers = serving.freshened(stored.headers, recorder.headers)
-        terms = recorder.judge(stored.status, headers)
-        if isinstance(terms, Refusal) or not self._tells_apart(terms.names, recorder.rules.keyed):
+        headers = serving.freshened(stored.headers, news)
+        terms = judge(stored.status, headers)
+        if isinstance(terms, Refusal) or not self._tells_apart(terms.names, rules.keyed):
             return stored._replace(headers=headers), None
         fresh = storing.make_stored(stored.status, headers, stored.body, terms, self._cache.now())
         return fresh._replace(flags=fresh.flags | stored.flags & MADE_ETAG), terms
@@ -253,7 +256,7 @@ class Answering:
         """Store a complete response, where requests like this one will look for it."""
         rules = voice.rules or storing.NO_RULES
         stored = tuple(storing.make_stored(status, headers, body, terms, clock))
-        tags = list(dict.fromkeys([*rules.tags, *storing.read_tags(headers)]))
+        tags = _tags(rules, headers)
         self._middleware.keeping.add(self._place)
         try:
             turn.give(await self._where(stored, terms, rules, tags))
@@ -269,7 +272,9 @@ class Answering:
         if (names, keyed) == ((known.names, known.keyed) if known else ((), ())):
             return Kept(stored, terms.keep, tags)
         if known is not None:
-            await self._widen(known, known._replace(names=names, keyed=keyed))
+            # Unless it was purged meanwhile; the next response will be stored.
+            wider = known._replace(names=names, keyed=keyed)
+            await self._replace(self._key, known, Kept(tuple(wider), _VARIANTS_TTL, []))
             return None
         # The response first, and then how to find it; a purge meanwhile takes the latter, and so both.
         variants = Variants.make(token_hex(8), names, keyed)
@@ -281,32 +286,54 @@ class Answering:
             return None
         return Kept(tuple(variants), _VARIANTS_TTL, tags)
 
-    async def _widen(self, known: Variants, wider: Variants) -> None:
-        """Tell responses of this URL apart by more, unless it was purged meanwhile; the next one will be stored."""
+    async def _replace(self, place: str, known: tuple[Any, ...], kept: Kept) -> None:
+        """Store something in the place of what is known to be there, unless that is gone meanwhile."""
+        old = tuple(known)
 
         async def load() -> Any:
             load = current_load()
-            load.ttl = _VARIANTS_TTL
-            if load.stale != tuple(known):
+            load.ttl, load.tags = kept.seconds, kept.tags
+            if load.stale != old:
                 load.do_not_store()
-            return tuple(wider)
+            return kept.value
 
-        await safely(
-            self._cache.replace(self._key, load, lambda value: bool(value == tuple(known))), "variants were not stored"
-        )
+        await safely(self._cache.replace(place, load, lambda value: bool(value == old)), "news were not stored")
 
     async def _ask_head(self) -> None:
         """A HEAD request goes to the application; it may show that what is stored is out of date (section 4.3.5)."""
-        stored = self._stored
+        stored, voice, began = self._stored, Said(), time_source().wall()
 
         async def watching(message: Message) -> None:
             if message["type"] == START:
                 headers = message["headers"] = list(message.get("headers", ()))
-                if stored is not None and message["status"] == 200 and not serving.same_content(stored, headers):
-                    await self._cache.remove([self._place])
+                if stored is not None and message["status"] == 200:
+                    await self._heard(stored, tuple(headers), voice.rules or storing.NO_RULES, began)
             await self._send(message)
 
-        await self._middleware.pass_on(self._scope, self._receive, watching)
+        token = said.set(voice)
+        try:
+            await self._middleware.pass_on(self._scope, self._receive, watching)
+        finally:
+            said.reset(token)
+
+    async def _heard(self, stored: Stored, news: Pairs, rules: Rules, began: float) -> None:
+        """Update what is stored by the response to a HEAD request, or remove it."""
+        now = time_source().wall()
+
+        def judge(status: int, headers: Pairs) -> Terms | Refusal:
+            default = self._middleware.ttl
+            return storing.terms(self._request, status, headers, rules, now=now, took=now - began, default=default)
+
+        fresh, terms = self._freshened(stored, news, rules, judge)
+        if terms is None or not serving.same_content(stored, news):
+            await self._cache.remove([self._place])
+        else:
+            kept = Kept(tuple(fresh), terms.keep, _tags(rules, news))
+            await self._replace(self._place, stored, kept)
+
+
+def _tags(rules: Rules, headers: Pairs) -> list[str]:
+    return list(dict.fromkeys([*rules.tags, *storing.read_tags(headers)]))
 
 
 def _without_content(receive: Receive) -> Receive:
