@@ -153,6 +153,7 @@ class Site:
         self.cache = cache
         self.clock = clock
         self.requests: list[dict[str, Any]] = []
+        self.asked = asyncio.Event()
         self.middleware = HTTPCacheMiddleware(self._origin, cache, **options)
         self._app: App | None = None
         self.says()
@@ -167,6 +168,7 @@ class Site:
 
     async def _origin(self, scope: Any, receive: Any, send: Any) -> None:
         self.requests.append(dict(scope))
+        self.asked.set()
         if self._app is not None:
             await self._app(scope, receive, send)
             return
