@@ -129,7 +129,7 @@ def _without_quoted(match: re.Match[bytes]) -> bytes:
 def _forbid(said: dict[bytes, bytes], name: bytes, argument: bytes) -> None:
     """A list of field names forbids less than no list; what is no such list is none."""
     listed = list(elements([argument]))
-    if not listed or not all(_TOKEN.fullmatch(each) for each in listed) or said.get(name) == b"":
+    if said.get(name) == b"" or not listed or b"*" in listed or not all(map(_TOKEN.fullmatch, listed)):
         said[name] = b""
     else:
         said[name] = b",".join([said[name], *listed] if name in said else listed)
