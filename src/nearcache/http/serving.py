@@ -48,7 +48,8 @@ def use(stored: Stored, request: Request, age: float) -> Use:
     most = fields.seconds(said[b"max-age"]) if b"max-age" in said else None
     tolerance = _tolerance(said)
     least = (fields.seconds(said[b"min-fresh"]) or 0) if b"min-fresh" in said else 0
-    if most is not None and int(age) > most and tolerance is None:
+    # max-age=0 asks for a validation, however new the stored response is.
+    if most is not None and (age > most or most == 0) and tolerance is None:
         return Use.VALIDATE
     if left > 0 and left >= least:
         return Use.SERVE
