@@ -18,7 +18,7 @@ from .lifespan import Lifespan
 from .records import VALIDATE, as_stored
 from .requests import PERSON, SAFE, Request, is_personal, primary_key
 from .serving import Answer
-from .status import hit, unsatisfied
+from .status import hit
 from .targets import related_keys
 
 if TYPE_CHECKING:
@@ -136,11 +136,13 @@ class HTTPCacheMiddleware:
                 if await answering.serve():
                     return
                 if b"only-if-cached" in request.directives:
-                    await send_answer(send, Answer(504, ((b"content-length", b"0"),), b""), unsatisfied())
-                    return
+                    break
                 if await answering.ask():
                     return
-        await self.pass_on(scope, receive, send)
+        if b"only-if-cached" in request.directives:
+            await send_answer(send, Answer(504, ((b"content-length", b"0"),), b""))
+        else:
+            await self.pass_on(scope, receive, send)
 
     @property
     def background(self) -> list[asyncio.Task[None]]:

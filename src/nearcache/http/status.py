@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["forwarded", "hit", "unsatisfied"]
+__all__ = ["forwarded", "hit"]
 
 Line = tuple[bytes, bytes]
 
@@ -21,8 +21,3 @@ def forwarded(why: bytes, *, status: int = 0, stored: bool = False, collapsed: b
         b"; stored" if stored else b"",
         b"; collapsed" if collapsed else b"",
     )
-
-
-def unsatisfied() -> Line:
-    """Nothing is stored, and the application must not be asked."""
-    return b"cache-status", b"nearcache; detail=only-if-cached"
