@@ -109,9 +109,14 @@ def _not_modified(stored: Stored, request: Request) -> bool:
     since = fields.http_date(request.one(b"if-modified-since") or b"")
     if since is None:
         return False
-    # Without Last-Modified, the date the response was made.
-    changed = fields.http_date(stored.modified or fields.first_of(stored.headers, b"date") or b"")
+    changed = fields.http_date(stored.modified) if stored.modified else _made(stored)
     return changed is not None and changed <= since
+
+
+def _made(stored: Stored) -> float:
+    """Its ``Date``; without one, when it was received."""
+    date = fields.http_date(fields.first_of(stored.headers, b"date") or b"")
+    return stored.born if date is None else date
 
 
 def _in_range(stored: Stored, request: Request) -> bool:
