@@ -126,7 +126,9 @@ def _in_range(stored: Stored, request: Request) -> bool:
     validator = request.one(b"if-range") or b""
     if validator.startswith((b'"', b"W/")):
         return validator == stored.etag and not validator.startswith(b"W/")
-    return bool(stored.modified) and validator == stored.modified
+    modified = fields.http_date(stored.modified) if validator == stored.modified else None
+    # A change within the same second would go unseen (section 8.8.2.2).
+    return modified is not None and _made(stored) - modified >= 1
 
 
 _RANGE = re.compile(rb"bytes=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.IGNORECASE)
