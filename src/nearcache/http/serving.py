@@ -142,6 +142,8 @@ def _part(stored: Stored, wanted: bytes) -> Answer:
         return Answer(stored.status, stored.headers, stored.body)
     first, last, suffix = match.groups()
     if suffix is not None:
+        if not size and int(suffix):
+            return Answer(stored.status, stored.headers, stored.body)  # all there is, and no range can tell it
         start, end = max(0, size - int(suffix)), size
     else:
         start, end = int(first), min(size, int(last) + 1) if last else size
