@@ -319,7 +319,7 @@ class Recorder:
             self.headers = (*self.headers, (b"etag", etag))
         if self._request.conditional and not self._request.head:
             modified = fields.first_of(headers, b"last-modified") or b""
-            asked = Stored.make(200, tuple(headers), content, 0.0, 0.0, 0.0, 0.0, 0, etag, modified)
+            asked = Stored.make(200, tuple(headers), content, self._came, 0.0, 0.0, 0.0, 0, etag, modified)
             whole = serving.answer(asked, self._request)
             if whole.status == 304:
                 if self.terms is not None:
