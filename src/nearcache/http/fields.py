@@ -126,13 +126,16 @@ def _without_quoted(match: re.Match[bytes]) -> bytes:
     return b'""' if match[1] else match[0]
 
 
+def _listed(argument: bytes) -> bytes:
+    """The names of fields that a directive is about; empty, for everything, where it is no list of names."""
+    found = list(elements([argument]))
+    return b",".join(found) if b"*" not in found and all(map(_TOKEN.fullmatch, found)) else b""
+
+
 def _forbid(said: dict[bytes, bytes], name: bytes, argument: bytes) -> None:
-    """A list of field names forbids less than no list; what is no such list is none."""
-    listed = list(elements([argument]))
-    if said.get(name) == b"" or not listed or b"*" in listed or not all(map(_TOKEN.fullmatch, listed)):
-        said[name] = b""
-    else:
-        said[name] = b",".join([said[name], *listed] if name in said else listed)
+    """A list of names forbids less than no list."""
+    listed, known = _listed(argument), said.get(name)
+    said[name] = listed if known is None else b",".join([known, listed]) if known and listed else b""
 
 
 def seconds(value: bytes) -> int | None:
@@ -146,14 +149,17 @@ def seconds(value: bytes) -> int | None:
 _SF_KEY = re.compile(rb"[a-z*][a-z0-9_.*-]*")
 _ITEM = (
     rb'(?:\?[01]|-?\d{1,12}\.\d{1,3}|-?\d{1,15}|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
-    rb"|[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*|:[A-Za-z0-9+/=]*:)"
+    rb"|[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*|:[A-Za-z0-9+/=]*:"
+    rb'|@-?\d{1,15}|%"(?:[\x20\x21\x23\x24\x26-\x7e]|%[0-9a-f]{2})*")'
 )
-_SF_ITEM = re.compile(_ITEM)
-_SF_PARAMETERS = re.compile(rb"(?:; *[a-z*][a-z0-9_.*-]*(?:=" + _ITEM + rb")?)*")
+_PARAMETERS = rb"(?:; *[a-z*][a-z0-9_.*-]*(?:=" + _ITEM + rb")?)*+"
+_LIST = rb"\( *+(?:" + _ITEM + _PARAMETERS + rb"(?: +|(?=\))))*+\)"
+_SF_VALUE = re.compile(_ITEM + b"|" + _LIST)
+_SF_PARAMETERS = re.compile(_PARAMETERS)
 
 
 def targeted(values: list[bytes]) -> dict[bytes, bytes] | None:
-    """A targeted field (RFC 9213): a Dictionary (RFC 8941). None where it must be ignored: empty, or not one.
+    """A targeted field (RFC 9213): a Dictionary (RFC 9651). None where it must be ignored: empty, or not one.
 
     Of a key that comes twice the last one counts. A value of the wrong type makes the directive count as given with
     none that is valid.
@@ -167,15 +173,17 @@ def targeted(values: list[bytes]) -> dict[bytes, bytes] | None:
             return None
         place, value = key.end(), b""
         if text[place : place + 1] == b"=":
-            item = _SF_ITEM.match(text, place + 1)
+            item = _SF_VALUE.match(text, place + 1)
             if item is None:
-                return None  # inner lists, too: no directive has one
+                return None
             place, value = item.end(), item[0]
         said.pop(key[0], None)
-        if value != b"?0":
-            # Strings are lists of names, and no numbers.
-            named = key[0] in _FORBIDDING and value.startswith(b'"')
-            said[key[0]] = b"" if value == b"?1" else value[1:-1] if named else value
+        if value == b"?0":
+            pass  # false
+        elif key[0] in _FORBIDDING:
+            said[key[0]] = _listed(value[1:-1]) if value.startswith(b'"') else b""
+        else:
+            said[key[0]] = b"" if value == b"?1" else _GARBAGE if value.startswith(b"(") else value
         place = _SF_PARAMETERS.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
         rest = text[place:].lstrip(b" \t")
         if not rest:
@@ -183,7 +191,7 @@ def targeted(values: list[bytes]) -> dict[bytes, bytes] | None:
         if not rest.startswith(b",") or not rest[1:].strip(b" \t"):
             return None
         place = len(text) - len(rest[1:].lstrip(b" \t"))
-    return said or None
+    return said if place else None
 
 
 # -- dates
