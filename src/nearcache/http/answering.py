@@ -14,7 +14,7 @@ from ..sentinels import ABSENT
 from . import serving, status, storing
 from .cache import safely
 from .exchange import BODY, START, Kept, Message, Receive, Recorder, Scope, Send, Turn
-from .records import MADE_ETAG, Pairs, Stored, Variants, as_stored, as_variants
+from .records import MADE_ETAG, VALIDATE, Pairs, Stored, Variants, as_stored, as_variants
 from .requests import Request, is_personal
 from .routes import Said, keyed_values, said
 from .serving import Answer, Use
@@ -84,7 +84,7 @@ class Answering:
         if use is Use.VALIDATE and not (
             self._middleware.is_failing(self._place) and serving.may_stand_in(stored, self._request, age)
         ):
-            self._why = b"stale" if age >= stored.lifetime else b"request"
+            self._why = b"stale" if age >= stored.lifetime or stored.flags & VALIDATE else b"request"
             self._cache.count(0, misses=1)
             return False
         if use is Use.REFRESH and not self._middleware.is_failing(self._place):
