@@ -171,8 +171,8 @@ class Loads:
                 if not outdated(value):
                     return Outcome(value)
                 found = found._replace(soft=True)  # valid, and to be replaced
-        job = _one(name, key, loader, policy, found)
-        return (yield from self._load_or_join(link, site, job, None))[key]
+        job = _one(name, key, loader, policy, found, None)
+        return (yield from self._load_or_join(link, site, job))[key]
 
     def write_through(
         self, link: Link, site: Namespace, name: str, key: bytes, writer: Callable[[], Any], policy: Policy
