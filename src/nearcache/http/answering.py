@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from copy import copy
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ class Answering:
         return True
 
     async def refresh(self) -> None:
-        """The same with nobody to answer: replace what is stale."""
+        """The same for the whole response, and with nobody to answer: replace what is stale."""
         seen, turn = self._seen, Turn()
         await turn.take(self._cache, self._place, lambda value: bool(value == seen), None)
         if not turn.comes.done():
@@ -143,7 +144,9 @@ class Answering:
         scope = {name: value for name, value in self._scope.items() if name != "extensions"}
         if "state" in scope:
             scope["state"] = dict(scope["state"])
-        scope["method"] = "GET"
+        scope["method"], scope["headers"] = "GET", serving.unconditional(scope["headers"])
+        behind = copy(self)
+        behind._request = Request(scope)
 
         async def waiting() -> Message:
             await asyncio.Event().wait()
@@ -152,7 +155,7 @@ class Answering:
         async def send(message: Message) -> None: ...
 
         try:
-            await self._lead(turn, scope, _without_content(waiting), send)
+            await behind._lead(turn, scope, _without_content(waiting), send)
         except Exception:  # noqa: BLE001  # there is nobody to tell but the log
             _log.warning("a stale response could not be refreshed: the application failed", exc_info=True)
             self._middleware.failed(self._place)

@@ -11,7 +11,18 @@ from . import fields
 from .records import MADE_ETAG, STRICT, VALIDATE, Pairs, Stored
 from .requests import Request
 
-__all__ = ["Answer", "Use", "answer", "conditions", "confirms", "freshened", "may_stand_in", "same_content", "use"]
+__all__ = [
+    "Answer",
+    "Use",
+    "answer",
+    "conditions",
+    "confirms",
+    "freshened",
+    "may_stand_in",
+    "same_content",
+    "unconditional",
+    "use",
+]
 
 # Of the representation, which a 304 or 416 does not carry (RFC 9110, section 15.4.5).
 _OF_CONTENT: Final = frozenset(
@@ -171,7 +182,12 @@ def conditions(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> list[t
         own.append((b"if-none-match", stored.etag))
     if stored.modified:
         own.append((b"if-modified-since", stored.modified))
-    return [*(pair for pair in headers if pair[0].lower() not in _OWN_CONDITIONS), *own] if own else None
+    return [*unconditional(headers), *own] if own else None
+
+
+def unconditional(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """A request's fields as of one for the whole response."""
+    return [pair for pair in headers if pair[0].lower() not in _OWN_CONDITIONS]
 
 
 def confirms(stored: Stored, headers: Iterable[tuple[bytes, bytes]]) -> bool:
