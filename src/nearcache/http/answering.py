@@ -203,7 +203,7 @@ class Answering:
             said.reset(token)
             if not recorder.instead:
                 turn.leave(recorder.gone)
-        middleware.remember(self._key, request, recorder.terms is not None or recorder.instead or not recorder.firm)
+        middleware.remember(self._key, request, hopeful=recorder.instead or recorder.worthwhile)
         if recorder.instead:
             assert stored is not None
             if recorder.status == 304 and not serving.confirms(stored, recorder.headers):

@@ -156,7 +156,7 @@ class HTTPCacheMiddleware:
         count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
         return count >= _HOPEFUL and self._now() < until
 
-    def remember(self, key: str, request: Request, hopeful: bool) -> None:
+    def remember(self, key: str, request: Request, *, hopeful: bool) -> None:
         """Whether the next response for a URL may be stored."""
         place = key, bool(request.credentials)
         if hopeful:

@@ -222,6 +222,11 @@ class Recorder:
         return self._said.rules or NO_RULES
 
     @property
+    def worthwhile(self) -> bool:
+        """Whether it is worth looking at the next response for this URL."""
+        return self.terms is not None or not self.firm or self.rules.etag
+
+    @property
     def tags(self) -> list[str]:
         """By which the response can be purged."""
         return list(dict.fromkeys([*self.rules.tags, *storing.read_tags(self.headers)]))
