@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
+import re
 import traceback
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nearcache.errors import ConfigurationError
@@ -217,6 +218,7 @@ BROKEN = [
 @given(template=st.sampled_from(BROKEN), password=PASSWORDS, escape=st.booleans())
 def test_no_error_shows_a_password(template: str, password: str, escape: bool) -> None:
     url = template.format(quote(password, safe="") if escape else password)
+    assume(not re.fullmatch("unix://.*@/.*", url))  # then this one is right
     with pytest.raises(ConfigurationError) as caught:
         parse(url)
     report = "".join(traceback.format_exception(caught.value, chain=True))

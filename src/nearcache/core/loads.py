@@ -167,8 +167,7 @@ class Loads:
             except ServerError as error:
                 found = self._parts.failed(error, NOTHING)
             if found.fresh:
-                value = self._parts.codec.load(found.payload, found.envelope is None)
-                if not outdated(value):
+                if not outdated(value := self._parts.codec.load(found.payload, found.envelope is None)):
                     return Outcome(value)
                 found = found._replace(soft=True)  # valid, and to be replaced
         job = _one(name, key, loader, policy, found, None)
