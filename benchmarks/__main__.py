@@ -41,7 +41,7 @@ BENCHMARKS = {
         invalidation.run,
         invalidation.CHOICES,
         seconds=None,
-        rounds=5,
+        rounds=50,
         add_arguments=invalidation.add_arguments,
     ),
     "eviction": Benchmark(
