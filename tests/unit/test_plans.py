@@ -351,6 +351,32 @@ def test_a_refused_write_is_false_and_counted_and_nothing_is_near(track_all: boo
     assert not bench.near._marks
 
 
+@pytest.mark.parametrize("track_all", [False, True])
+def test_no_load_begun_before_a_write_was_answered_is_joined_or_stored(track_all: bool) -> None:
+    bench = Bench(Link(track_all=track_all, version=7))
+    before, _ = bench.flights.join(KEY, bench.near.epoch)
+    plan = bench.set()
+    storing = next(plan)
+    meanwhile, leads = bench.flights.join(KEY, bench.near.epoch)
+    assert before.detached
+    assert leads
+    assert finish(plan, storing, MINUTE if track_all else 0, *[b"OK"] * (not track_all)) is True
+    assert meanwhile.detached
+    assert bench.flights.join(KEY, bench.near.epoch)[1]
+
+
+@pytest.mark.parametrize("track_all", [False, True])
+def test_a_write_wakes_who_waits_in_its_own_process(track_all: bool) -> None:
+    """The server tells nobody of writes on his own connection."""
+    bench = Bench(Link(track_all=track_all, version=7))
+    watch = bench.near.watch([remote.lease(KEY)])
+    plan = bench.set()
+    storing = next(plan)
+    assert not watch.fired
+    finish(plan, storing, MINUTE if track_all else 0, *[b"OK"] * (not track_all))
+    assert watch.fired
+
+
 def test_a_write_of_which_nothing_is_known_leaves_nothing_near() -> None:
     bench = Bench(Link(track_all=True, version=7))
     plan = bench.get()

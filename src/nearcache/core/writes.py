@@ -49,6 +49,44 @@ class Writes:
         Raises:
             CodecError: one cannot be encoded; then none is sent.
         """
+        plain = link.tracks and not link.track_all and not tags
+        if plain and len(items) == 1 and site.counter in link.counters:
+            ((key, item),) = items.items()
+            return self._set_one(link, site, key, item, ttl_ms, grace_ms)
+        return self._set_many(link, site, items, ttl_ms, grace_ms, tags)
+
+    def _set_one(
+        self, link: Link, site: Namespace, key: bytes, item: Item, ttl_ms: int | None, grace_ms: int
+    ) -> Plan[bool]:
+        """The usual course of ``_set_many`` for one value that is not kept near, in fewer steps."""
+        parts, keys = self._parts, (key,)
+        self._outdated(keys)
+        try:
+            version = link.counters.get(site.counter)
+            if version is not None:
+                data = parts.codec.encode(item.value, key, version[0], grace_ms, created_ms=parts.now_ms(link))
+                replies = yield parts.remote.store(key, data, _physical(ttl_ms, grace_ms), read_back=False)
+                parts.near.wrote(keys, (parts.remote.lease(key),))
+                for reply in replies:
+                    parts.remote.check(reply)
+                if link.counters.get(site.counter) == version:
+                    parts.counters.sets += 1
+                    return True
+        except ServerError as error:
+            return parts.failed(error, False)
+        finally:
+            parts.flights.detach(keys)
+        return (yield from self._set_many(link, site, {key: item}, ttl_ms, grace_ms, ()))
+
+    def _set_many(
+        self,
+        link: Link,
+        site: Namespace,
+        items: Mapping[bytes, Item],
+        ttl_ms: int | None,
+        grace_ms: int,
+        tags: Sequence[bytes],
+    ) -> Plan[bool]:
         if not items:
             return True
         try:
