@@ -399,6 +399,41 @@ def test_who_was_interrupted_before_its_command_was_sent_asks_nothing(bench: Ben
     assert lane.connects == 1
 
 
+@pytest.mark.parametrize("interrupted", [(), (2, 3)], ids=["nobody", "those who are woken first"])
+def test_threads_that_sleep_are_woken_by_each_other(
+    interrupted: tuple[int, ...], bench: Bench, fresh_server: ValkeyServer
+) -> None:
+    lane = bench.open(fresh_server.url, command_timeout=60.0)  # nobody is woken by that
+    lane.open()
+    fresh_server.pause()
+    outcomes: dict[int, BaseException | Any] = {}
+
+    def ask(number: int) -> None:
+        try:
+            outcomes[number] = lane.request(("ECHO", str(number)))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is tested
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(8)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_until(
+            lambda n=number: (wire := lane._connection) is not None and len(wire.waiting) + len(wire.out) == n + 1,  # type: ignore[misc]
+            "it to wait",
+        )
+    for number in interrupted:
+        ident = threads[number].ident
+        assert ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))
+    fresh_server.resume()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(outcomes) == list(range(8))
+    for number, outcome in outcomes.items():
+        assert outcome == b"%d" % number or (number in interrupted and isinstance(outcome, KeyboardInterrupt))
+    assert lane.connects == 1
+
+
 def test_a_long_outage_ends(bench: Bench, fresh_server: ValkeyServer) -> None:
     lane = bench.open(fresh_server.url)
     lane.open()

@@ -8,6 +8,10 @@ hands the lead to the longest waiting thread and goes. A thread that finds a lea
 there, or the lead. So one thread alone pays two system calls and no switch, and many pay one write and one read for
 all of them. (Measured against a loop on a background thread: 2.5 times the throughput with one thread, 3.5 with 16.)
 
+Threads that are woken at once fight for the interpreter's lock, and all but one go back to sleep for it. So of those
+whose replies have come the leader wakes two, and each of them one more (with 16 threads: 1.6 switches per command, not
+2.3). Two, not one: where others compute, a chain waits for them at each link. Who is interrupted wakes all.
+
 The rules of ``lane.py`` hold here too. Replies belong to the head of a deque, whoever has left it; hooks run where
 replies are parsed, in order with the server's pushes, so nothing that a hook keeps outlives its revocation; after a
 deadline the connection stays and the late reply is dropped; a server silent for three deadlines is left, and told to
@@ -138,6 +142,8 @@ class ThreadLane:
                     connection.leader = waiter
             if connection.leader is not waiter:
                 waiter.wake.acquire(timeout=self._command_timeout + _NET)
+                if connection.ready:
+                    connection.rouse_ready(1)
             if connection.leader is waiter:
                 self._lead(connection, waiter)
             elif not waiter.done:
@@ -155,10 +161,11 @@ class ThreadLane:
         return waiter.replies
 
     def _leave(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
-        """Interrupted: wait no longer, ask no more, and hand on the lead if it was just handed over."""
+        """Interrupted: wait no longer, ask no more, hand on the lead if it was just handed over, wake the others."""
         with connection.lock:
             waiter.finish(CommandTimeout(f"no reply within {self._command_timeout:g} s"))
             connection.out = [other for other in connection.out if other is not waiter]
+        connection.rouse_ready(len(connection.ready))
         if connection.leader is waiter:
             connection.hand_over()
 

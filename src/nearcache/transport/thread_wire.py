@@ -25,6 +25,7 @@ __all__ = ["CHUNK", "ThreadWaiter", "ThreadWire", "open_socket"]
 _PushNotification = hiredis.PushNotification
 _NOTHING = object()
 CHUNK = 65_536  # bytes per read
+_ROUSED = 2  # threads that are woken at once
 
 
 class ThreadWaiter:
@@ -44,21 +45,26 @@ class ThreadWaiter:
         self.wake = threading.Lock()
         self.wake.acquire()
 
+    def settle(self, error: Exception | None) -> bool:
+        """All its replies are there, or why not; whether that was not known before. The thread still sleeps."""
+        if self.done:
+            return False
+        self.error = error
+        self.done = True
+        return True
+
     def finish(self, error: Exception | None) -> None:
         """Tell the thread that all its replies are there, or why not."""
-        if not self.done:
-            self.error = error
-            self.done = True
+        if self.settle(error):
             self.rouse()
 
-    def complete(self, hook: Hook) -> None:
-        """Show the replies to the hook first."""
+    def show(self, hook: Hook) -> Exception | None:
+        """Let the hook see the replies; what it raised."""
         try:
             hook(self.replies)
         except Exception as error:  # noqa: BLE001  # the caller's, not the connection's, nor the leader's
-            self.finish(error)
-        else:
-            self.finish(None)
+            return error
+        return None
 
     def rouse(self) -> None:
         # A leader, a thread that closes and one that was interrupted may do so at once.
@@ -86,6 +92,7 @@ class ThreadWire:
         self.watched = False
         self.lost: Exception | None = None
         self.waiting: deque[ThreadWaiter] = deque()
+        self.ready: deque[ThreadWaiter] = deque()  # their replies are there, and they still sleep
         self.since = self.last_read = monotonic()
         self.client_id: int | None = None
         self.cut_short = False  # a write has begun and not ended
@@ -171,24 +178,33 @@ class ThreadWire:
         """
         if not chunk:
             raise ConnectionFailed("closed by the server")
-        waiting, gets = self.waiting, self.reader.gets
+        waiting, gets, leader = self.waiting, self.reader.gets, self.leader
         self.reader.feed(chunk)
-        while (reply := gets()) is not _NOTHING:
-            if reply.__class__ is _PushNotification:
-                announce(reply, self._listener)
-                continue
-            if not waiting:
-                raise ConnectionFailed("a reply that nobody asked for")
-            head = waiting[0]
-            head.replies.append(reply)
-            head.left -= 1
-            if not head.left:
-                waiting.popleft()
-                if head.hook is not None:
-                    head.complete(head.hook)
-                else:
-                    head.finish(None)
+        try:
+            while (reply := gets()) is not _NOTHING:
+                if reply.__class__ is _PushNotification:
+                    announce(reply, self._listener)
+                    continue
+                if not waiting:
+                    raise ConnectionFailed("a reply that nobody asked for")
+                head = waiting[0]
+                head.replies.append(reply)
+                head.left -= 1
+                if not head.left:
+                    waiting.popleft()
+                    if head.settle(head.show(head.hook) if head.hook is not None else None) and head is not leader:
+                        self.ready.append(head)
+        finally:
+            self.rouse_ready(_ROUSED)
         self.last_read = monotonic()
+
+    def rouse_ready(self, most: int) -> None:
+        """Wake so many of those whose replies are there. Whoever wakes wakes one more: ``thread_lane.py`` says why."""
+        for _ in range(most):
+            try:
+                self.ready.popleft().rouse()
+            except IndexError:
+                return
 
     def read_ready(self) -> bytes | None:
         """What has come, without waiting; ``None`` when nothing has, no bytes at the end."""
