@@ -701,3 +701,31 @@ def test_a_load_says_that_its_process_lives_whenever_it_is_asked_to() -> None:
     bench.time += 0.999
     assert len(load.alive()) == 1
     loading.close()
+
+
+def test_a_reply_that_cannot_be_judged_yet_takes_away_what_is_kept() -> None:
+    """Whoever is told of the newer value must not find the older one near after that."""
+    bench = Bench(Link(track_all=True, version=7))
+    plan = bench.get()
+    assert finish(plan, next(plan), bench.raw("older"), -1) == "older"
+    assert bench.near.entry(KEY) is not None
+    plan = bench.reads.get(bench.link, SITE, "key", KEY, None, near=False)
+    asking = reply(plan, next(plan), bench.raw("newer", tags=[(b"red", 3)]), -1)
+    assert remote.read_counter(TAG) in commands(asking)
+    assert bench.near.entry(KEY) is None
+    plan.close()
+
+
+def test_an_own_clear_holds_at_once_and_on_every_connection() -> None:
+    bench = Bench(Link(track_all=True, version=7))
+    other = Link(track_all=True, version=7)
+    bench.near.attach(other)
+    plan = bench.get()
+    finish(plan, next(plan), bench.raw("value"), -1)
+    clearing = bench.writes.clear(bench.link, SITE, wait=True)
+    raising = next(clearing)
+    assert bench.near.find(KEY, SITE) is None, "before the server has answered"
+    bench.near.learn(other, SITE.counter, bench.near.mark(SITE.counter), (7, 0))
+    reply(clearing, raising, [b"7", b"9"])
+    assert SITE.counter not in other.counters, "read before the clear, and its push may be on its way"
+    clearing.close()

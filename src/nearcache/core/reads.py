@@ -135,7 +135,7 @@ class Reads:
         found: dict[bytes, Found] = {}
         unknown: set[bytes] = set()
         for _ in range(TRIES):
-            if not link.tracks or site.counter not in link.counters:
+            if site.counter not in link.counters:  # nor is it ever where the server does not track
                 unknown.add(site.counter)
             reading = _Reading(self._parts, link, site, names, unknown, found, probe)
             try:
