@@ -729,3 +729,42 @@ def test_an_own_clear_holds_at_once_and_on_every_connection() -> None:
     reply(clearing, raising, [b"7", b"9"])
     assert SITE.counter not in other.counters, "read before the clear, and its push may be on its way"
     clearing.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("what", ["set", "delete", "expire", "clear"])
+def test_who_asks_after_an_own_write_joins_no_load_that_began_before_its_end(what: str, *, fails: bool) -> None:
+    bench = Bench(Link(version=7))
+    before, _ = bench.flights.join(KEY, 0)
+    plan: Plan = {
+        "set": bench.set,
+        "delete": lambda: bench.writes.delete(bench.link, SITE, [KEY]),
+        "expire": lambda: bench.writes.expire(bench.link, SITE, KEY, MINUTE),
+        "clear": lambda: bench.writes.clear(bench.link, SITE, wait=False),
+    }[what]()
+    effect = next(plan)
+    assert before.detached
+    meanwhile, _ = bench.flights.join(KEY, 0)
+    try:
+        if fails:
+            plan.throw(CommandTimeout())
+        elif what == "clear":
+            reply(plan, effect, b"OK", [b"7", b"9"])
+            plan.send(None)
+        else:
+            reply(plan, effect, *[1] * len(commands(effect)))
+    except StopIteration:
+        pass
+    assert meanwhile.detached
+
+
+def test_an_invalidation_whose_outcome_is_unknown_may_have_been_carried_out() -> None:
+    """The server tells nobody of his own writes."""
+    bench = Bench(Link(track_all=True, version=7))
+    plan = bench.writes.raise_tags(bench.link, SITE, [b"red"], soft=False)
+    next(plan)
+    bench.near.learn(bench.link, TAG, bench.near.mark(TAG), (3, 0))
+    with pytest.raises(StopIteration) as stop:
+        plan.throw(CommandTimeout())
+    assert stop.value.value is False
+    assert TAG not in bench.link.counters
