@@ -701,3 +701,46 @@ async def test_tags_are_never_made_from_where_an_object_is_in_memory(cache: Asyn
     assert await read(1, None) == 1
     await write(None)
     assert await cache.get("1") is None
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+def test_a_hit_is_of_the_same_arguments_and_in_time(
+    fake_clock: FakeClock, async_cache: AsyncCache, colour: str
+) -> None:
+    """Calls of coroutines and of functions have a closure each."""
+    calls: list[Any] = []
+
+    def kind(value: Any) -> str:
+        calls.append(value)
+        return type(value).__name__
+
+    def kinds(one: Any, other: Any = 0) -> str:
+        return f"{type(one).__name__} {type(other).__name__}"
+
+    with asyncio.Runner() as runner:
+
+        def decorated(function: Callable[..., str]) -> Callable[..., Any]:
+            if colour == "sync":
+                return async_cache.sync().cached(ttl=10, tags=["kinds"])(function)
+
+            @async_cache.cached(ttl=10, tags=["kinds"])
+            @functools.wraps(function)
+            async def later(*args: Any, **kwargs: Any) -> str:
+                return function(*args, **kwargs)
+
+            return lambda *args, **kwargs: runner.run(later(*args, **kwargs))
+
+        one, two, named = decorated(kind), decorated(kinds), decorated(kinds)
+        for _ in range(3):
+            assert [one(value) for value in (1, True, 1.0, Decimal(1), "1", None, [], {})] == [
+                *("int", "bool", "float", "Decimal", "str", "NoneType", "list", "dict")
+            ]
+            assert [two(7, value) for value in (1, True, 1.0)] == ["int int", "int bool", "int float"]
+            assert [named(7), named(7, other="x"), named(7, other=1)] == ["int int", "int str", "int int"]
+        for happens in (lambda: runner.run(async_cache.invalidate_tags("kinds")), lambda: fake_clock.advance(11)):
+            count = len(calls)
+            assert [one(1), one(1)] == ["int", "int"]
+            assert len(calls) == count
+            happens()
+            assert [one(1), one(1)] == ["int", "int"]
+            assert len(calls) == count + 1
