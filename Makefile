@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: test demo lint types wheel bench coherence clean
+.PHONY: test demo lint types wheel bench coherence two-users clean
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.dev
@@ -38,6 +38,10 @@ bench: $(VENV)/.bench
 # Ten minutes; fails where a reader saw a value from the past.
 coherence: $(VENV)/.dev
 	$(BIN)/python -m benchmarks coherence $(or $(ARGS),--seconds 600)
+
+# A minute or two; fails where a byte of one user reached another.
+two-users: $(VENV)/.dev
+	$(BIN)/python -m tests.http.test_two_users $(or $(ARGS),100000)
 
 clean:
 	rm -rf $(VENV) .demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
