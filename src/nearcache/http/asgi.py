@@ -41,7 +41,7 @@ class HTTPCacheMiddleware:
     Stands in front of any ASGI application. What has no lifetime of its own is not stored, unless ``ttl`` gives it one.
     Requests with ``Authorization``, ``Cookie`` or another credential are passed through unless the response or the
     route says that or how it may be shared; responses with ``Set-Cookie`` are never stored. Trouble with the cache is
-    never trouble of the application.
+    never trouble of the application. It needs asyncio: on trio every request is passed through.
 
     Args:
         app: the application.
@@ -92,6 +92,9 @@ class HTTPCacheMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
+        if asyncio._get_running_loop() is None:  # trio: as without a cache
+            await (self.pass_on if kind == "http" else self.app)(scope, receive, send)
+            return
         lifespan = self._lifespan
         if lifespan is not None:
             if kind == "lifespan":
