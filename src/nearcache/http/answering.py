@@ -51,6 +51,8 @@ class Answering:
         self._stored: Stored | None = None
         self._why = b"uri-miss"
         self._arrived = self._cache.now()
+        around = said.get()
+        self._nested = around is not None and not around.over  # made while the application answers another request
 
     # -- from the cache
 
@@ -67,6 +69,8 @@ class Answering:
             value = await self._cache.read(self._place)
             self._why = b"vary-miss"
         self._seen, self._stored = value, as_stored(value)
+        if self._nested and self._cache.is_loading(self._place):
+            return False  # the application may be asked by itself, or by a second middleware: that would wait for ever
         return self._stored is None or self._covers(self._stored)
 
     def _covers(self, stored: Stored) -> bool:
@@ -111,7 +115,8 @@ class Answering:
         if partial or b"no-store" in request.directives:
             await middleware.pass_on(self._scope, self._receive, self._send)
             return True
-        patience = _SHORT if request.credentials and self._place not in middleware.keeping else None
+        alone = self._nested or (request.credentials and self._place not in middleware.keeping)
+        patience = _SHORT if alone else None
         turn, seen = Turn(), self._seen
         outdated = None if seen is None else (lambda value: bool(value == seen))
         given = await turn.take(self._cache, self._place, outdated, patience)
@@ -201,6 +206,7 @@ class Answering:
             raise
         finally:
             said.reset(token)
+            voice.over = True
             if not recorder.instead:
                 turn.leave(recorder.gone)
         middleware.remember(self._key, request, hopeful=recorder.instead or recorder.worthwhile)

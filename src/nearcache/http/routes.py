@@ -37,12 +37,14 @@ class Said:
 
     Attributes:
         rules: of the route.
+        over: it has answered; tasks that it leaves behind still see this.
     """
 
-    __slots__ = ("rules",)
+    __slots__ = ("over", "rules")
 
     def __init__(self) -> None:
         self.rules: Rules | None = None
+        self.over = False
 
 
 said: ContextVar[Said | None] = ContextVar("nearcache_http_said", default=None)

@@ -1,0 +1,140 @@
+"""Applications behave behind the cache as they do without it, message by message and step by step.
+
+Each story is told twice, of the application alone and of the same application behind the middleware; both must come
+out the same, but for the fields that a cache adds to what it stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from nearcache import AsyncCache, Settings
+from nearcache.http import HTTPCacheMiddleware
+
+from .conftest import App, ask
+
+START = "http.response.start"
+BODY = "http.response.body"
+OURS = (b"age", b"cache-status", b"etag")
+FRESH = [(b"cache-control", b"max-age=60")]
+SIZED = [*FRESH, (b"content-length", b"4")]
+STALE = [(b"cache-control", b"max-age=0"), (b"etag", b'"1"')]
+
+Wrap = Callable[[App], App]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_behind() -> AsyncIterator[None]:
+    """No task outlives its request for long, and nobody misses an exception."""
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    before = asyncio.all_tasks()
+    yield
+    mine = asyncio.current_task()
+    left = {task for task in asyncio.all_tasks() - before if task is not mine}
+    if left:
+        _, left = await asyncio.wait(left, timeout=2)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not left
+    assert not complaints
+
+
+@pytest.fixture(params=["as it is", "with a ttl", "twice", "twice, two caches", "connecting by itself"])
+def wrap(request: pytest.FixtureRequest, cache: AsyncCache, settings: Settings) -> Wrap:
+    """The ways an application can be behind the cache."""
+    ways: dict[str, Wrap] = {
+        "as it is": lambda app: HTTPCacheMiddleware(app, cache),
+        "with a ttl": lambda app: HTTPCacheMiddleware(app, cache, ttl=300),
+        "twice": lambda app: HTTPCacheMiddleware(HTTPCacheMiddleware(app, cache, ttl=300), cache, ttl=300),
+        "twice, two caches": lambda app: HTTPCacheMiddleware(
+            HTTPCacheMiddleware(app, cache, ttl=300), AsyncCache(3600, "outer"), ttl=300
+        ),
+        "connecting by itself": lambda app: HTTPCacheMiddleware(app, settings=settings, ttl=300),
+    }
+    return ways[request.param]
+
+
+async def sending(send: Any, *parts: bytes, status: int = 200, headers: Any = FRESH, **start: Any) -> None:
+    """A response in so many parts."""
+    await send({"type": START, "status": status, "headers": headers, **start})
+    for number, part in enumerate(parts, 1):
+        await send({"type": BODY, "body": part, "more_body": number < len(parts)})
+
+
+# -- applications that ask themselves
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_an_application_that_asks_itself_for_the_same(wrap: Wrap, wait: bool) -> None:
+    depth = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal depth
+        depth += 1
+        if depth < 4:
+            asking = ask(wrapped)
+            answer = await (asyncio.create_task(asking) if wait else asking)
+            await sending(send, b"and ", answer.body)
+        else:
+            await sending(send, b"itself")
+
+    wrapped = wrap(app)
+    async with asyncio.timeout(5):
+        assert (await ask(wrapped)).body == b"and and and itself"
+
+
+async def test_two_applications_that_ask_each_other(wrap: Wrap) -> None:
+    both = asyncio.Barrier(2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if dict(scope["headers"]).get(b"x-from"):
+            await sending(send, b"of %b" % scope["path"].encode())
+            return
+        await both.wait()
+        other = {"/a": "/b", "/b": "/a"}[scope["path"]]
+        answer = await ask(wrapped, other, [(b"x-from", b"inside")])
+        await sending(send, b"%b asked, heard " % scope["path"].encode(), answer.body)
+
+    wrapped = wrap(app)
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(ask(wrapped, "/a"), ask(wrapped, "/b"))
+    assert [answer.body for answer in answers] == [b"/a asked, heard of /b", b"/b asked, heard of /a"]
+
+
+async def test_what_a_request_leaves_behind_asks_like_anybody_else(cache: AsyncCache) -> None:
+    """A task begun in a request inherits its context, and outlives it."""
+    ended, started, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    asked: list[str] = []
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def later() -> bytes:
+        await ended.wait()
+        return (await ask(wrapped, "/slow")).body
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        if scope["path"] == "/":
+            tasks.append(asyncio.create_task(later()))
+        else:
+            started.set()
+            await go_on.wait()
+        await sending(send, b"%d" % len(asked))
+
+    wrapped = HTTPCacheMiddleware(app, cache)
+    await ask(wrapped)
+    tasks.append(asyncio.create_task(_body(wrapped, "/slow")))
+    await started.wait()
+    ended.set()
+    await asyncio.sleep(0.1)  # longer than a request made within another one waits
+    go_on.set()
+    assert await asyncio.gather(*tasks) == [b"2", b"2"]
+
+
+async def _body(app: App, path: str) -> bytes:
+    return (await ask(app, path)).body
