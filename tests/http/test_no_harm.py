@@ -16,7 +16,7 @@ import pytest
 from nearcache import AsyncCache, Settings
 from nearcache.http import HTTPCacheMiddleware
 
-from .conftest import App, ask
+from .conftest import App, Message, ask
 
 START = "http.response.start"
 BODY = "http.response.body"
@@ -138,3 +138,39 @@ async def test_what_a_request_leaves_behind_asks_like_anybody_else(cache: AsyncC
 
 async def _body(app: App, path: str) -> bytes:
     return (await ask(app, path)).body
+
+
+# -- what middleware in front sees of the application
+
+
+@pytest.mark.parametrize("status", [200, 304, 500])
+async def test_middleware_in_front_sees_what_the_application_puts_into_its_scope(
+    cache: AsyncCache, status: int
+) -> None:
+    """Also when the application is asked about a stored response, with fields that are not the client's."""
+    seen: list[tuple[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = f"/{{number}} {len(seen)}"
+        await sending(
+            send, b"body", headers=STALE, status=status if (b"if-none-match", b'"1"') in scope["headers"] else 200
+        )
+        scope["after"] = len(seen)
+
+    wrapped = HTTPCacheMiddleware(app, cache)
+
+    async def in_front(scope: Any, receive: Any, send: Any) -> None:
+        async def looking(message: Message) -> None:
+            seen.append((message["type"], scope.get("route")))
+            await send(message)
+
+        headers = list(scope["headers"])
+        await wrapped(scope, receive, looking)
+        assert scope["headers"] == headers
+        seen.append(("after", scope["after"]))
+
+    for number in (0, 3):
+        seen_before = len(seen)
+        await ask(in_front)
+        assert seen[seen_before:-1] == [(START, f"/{{number}} {number}"), (BODY, f"/{{number}} {number}")]
+        assert seen[-1][0] == "after"

@@ -168,6 +168,7 @@ class Answering:
     async def _lead(self, turn: Turn, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the application for everybody."""
         stored, request, middleware = self._stored, self._request, self._middleware
+        outer, told = scope, send
         stand_in = validating = False
         if stored is not None:
             stand_in = serving.may_stand_in(stored, request, self._cache.now() - stored.born)
@@ -175,11 +176,12 @@ class Answering:
             validating = stored.status == 200 and headers is not None
             if validating:
                 scope = {**scope, "headers": headers}
+                told = _telling(scope, outer, send)
         voice = Said()
         recorder = Recorder(
             request,
             receive,
-            send,
+            told,
             voice,
             why=self._why,
             validating=validating,
@@ -205,6 +207,7 @@ class Answering:
             turn.drop()
             raise
         finally:
+            _tell(scope, outer)
             said.reset(token)
             voice.over = True
             if not recorder.instead:
@@ -357,6 +360,20 @@ def _without_content(receive: Receive) -> Receive:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     return again
+
+
+def _tell(scope: Scope, outer: Scope) -> None:
+    """What the application put into its scope is seen by middleware in front: its route, for one."""
+    if scope is not outer:
+        outer.update((name, value) for name, value in scope.items() if name != "headers")
+
+
+def _telling(scope: Scope, outer: Scope, send: Send) -> Send:
+    async def telling(message: Message) -> None:
+        _tell(scope, outer)
+        await send(message)
+
+    return telling
 
 
 async def send_answer(send: Send, answer: Answer, *lines: tuple[bytes, bytes]) -> None:
