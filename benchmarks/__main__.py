@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from . import coherence, eviction, invalidation, local, memory, remote, stampede, sync
+from . import coherence, eviction, http, invalidation, local, memory, remote, stampede, sync
 
 
 class Result(Protocol):
@@ -35,6 +35,7 @@ BENCHMARKS = {
     "remote": Benchmark("GET and SET on an event loop, 1 to 128 tasks", remote.run, remote.CHOICES, 0.15),
     "sync": Benchmark("GET and SET from 1 to 16 threads", sync.run, sync.CHOICES, 0.25),
     "local": Benchmark("a hit in the process, beside other libraries", local.run, local.CHOICES, 0.02),
+    "http": Benchmark("a cached GET behind uvicorn", http.run, http.CHOICES, 0.3),
     "stampede": Benchmark("4,000 callers of one cold key", stampede.run, stampede.CHOICES, None, 5),
     "invalidation": Benchmark(
         "from a write in one process to a fresh read in another",

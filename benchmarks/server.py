@@ -51,14 +51,14 @@ def running_server(*, apart: bool) -> Iterator[Server]:
         port = int(probe.getsockname()[1])
     options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory, _processors(apart) as (own, others):
-        _run_on(own)
+        run_on(own)
         guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "sh", str(get_binary_path()), *options, "--dir", directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the benchmark, which then ends the server
         )
-        _run_on(others)
+        run_on(others)
         try:
             where = f"on processor {_names(own)}, clients on {_names(others)}" if own else "wherever it runs"
             yield Server(port, _version(port), where)
@@ -77,10 +77,10 @@ def _processors(apart: bool) -> Iterator[tuple[set[int], set[int]]]:
     try:
         yield own, allowed - own
     finally:
-        _run_on(allowed)
+        run_on(allowed)
 
 
-def _run_on(processors: set[int]) -> None:
+def run_on(processors: set[int]) -> None:
     """This thread, and whatever it starts from now on; no change for none."""
     if processors and sys.platform == "linux":
         os.sched_setaffinity(0, processors)

@@ -145,6 +145,21 @@ def test_invalidation_measures_every_write_and_reader(tmp_path: Path) -> None:
         assert all(0 <= old < ms for ms, old in zip(cell["samples_ms"], cell["old_samples_ms"], strict=True))
 
 
+def test_http_asks_who_answers_from_its_cache(tmp_path: Path) -> None:
+    chosen = ("--only", "nearcache,nearcache-remote,cashews")
+    report = _report(tmp_path / "http.json", "http", *_QUICK, *chosen)
+    cells = {cell["contender"]: cell for cell in report["cells"]}
+    assert {*cells, *report["missing"]} == {"bare", "nearcache", "nearcache-remote", "cashews"}
+    assert set(report["missing"]) <= {"cashews"}  # which is no development dependency
+    for cell in cells.values():
+        assert cell["requests_per_second"] == cell["rates"][0] > 0
+        assert cell["of_bare"] == cell["rates"][0] / cells["bare"]["rates"][0]
+        assert cell["cpu_us"] == cell["costs_us"][0] > 0
+    assert cells["nearcache"]["commands"] < 0.5
+    assert cells["nearcache-remote"]["commands"] >= 1
+    assert "remote/it" in report["stdout"]
+
+
 def test_memory_counts_what_entries_cost(tmp_path: Path) -> None:
     report = _report(tmp_path / "memory.json", "memory", "--only", "nearcache-memory,dict,str")
     traced = {cell["contender"]: cell["median"] for cell in report["cells"] if cell["way"] == "tracemalloc"}
