@@ -164,11 +164,12 @@ class Core:
         ttl: TTL | Default,
         namespace: str | None,
         options: WriteOptions,
+        compress_min: int = 0,
     ) -> Plan[bool]:
         site = self.in_namespace(namespace)
         policy = self.policy(ttl, cast("LoadOptions", options))
         tags = [site.tag(tag) for tag in policy.tags]
-        items = {site.key(key): Item(key, value) for key, value in values}
+        items = {site.key(key): Item(key, value, compress_min) for key, value in values}
         return self.writes.set_many(link, site, items, policy.ttl_ms, policy.grace_ms, tags)
 
     def delete(self, link: Link, keys: Iterable[str], namespace: str | None) -> Plan[int]:

@@ -688,3 +688,29 @@ async def test_the_log_without_a_cache_of_its_own_reports_the_default_one(
     await get_default_cache().get("nothing")
     await ask(RequestLogMiddleware(Origin()))
     assert vars(caplog.records[0])["cache_stats"]["misses"] == 1
+
+
+@pytest.mark.parametrize("vary", [(), ((b"vary", b"accept-language"),)], ids=["alone", "one of several"])
+async def test_small_responses_are_stored_as_they_are_and_large_ones_compressed(
+    cache: AsyncCache, vary: Headers
+) -> None:
+    """Unpacking costs a hit more than its bytes do; of large ones the bytes count."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": [(b"cache-control", b"max-age=60"), *vary]})
+        await send({"type": BODY, "body": b"x" * int(scope["path"][1:])})
+
+    async def command(*words: Any) -> Any:
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        cache._core.client.link().post(words, waiter)
+        return await waiter
+
+    async def largest(size: int) -> int:
+        """Bytes of the largest record of a response whose body has so many."""
+        await ask(middleware, f"/{size}")
+        _, keys = await command("SCAN", b"0", "MATCH", b"app:route::%d*" % size, "COUNT", 1000)
+        return max([len(await command("GET", key)) for key in keys])
+
+    middleware = HTTPCacheMiddleware(app, cache)
+    assert await largest(6000) > 6000
+    assert await largest(12_000) < 1000

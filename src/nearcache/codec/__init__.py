@@ -89,8 +89,11 @@ class Codec:
         created_ms: int = 0,
         load_ms: int = 0,
         tags: Sequence[tuple[bytes, int]] = (),
+        compress_min: int = 0,
     ) -> bytes:
-        """The bytes to store for a value under a stored key; the rest is what ``Envelope`` says.
+        """The bytes to store for a value under a stored key; ``compress_min`` for this one, if it is the larger.
+
+        The rest is what ``Envelope`` says.
 
         Raises:
             CodecError: a part of the value cannot be encoded.
@@ -103,7 +106,7 @@ class Codec:
             return self._checked(wire_json.dumps(value))
         payload = self._checked(values.dumps(value))
         flags = 0
-        if len(payload) > self.compress_min:
+        if len(payload) > max(self.compress_min, compress_min):
             compressed = compress(payload)
             if len(compressed) < len(payload):
                 payload, flags = compressed, COMPRESSED

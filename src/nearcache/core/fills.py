@@ -111,7 +111,14 @@ class Fill:
         for key, value in values.items():
             ttl_ms = milliseconds(load.ttl) if load.ttl_changed else policy.ttl_of(value)
             data = parts.codec.encode(
-                value, key, version, policy.grace_ms, created_ms=now_ms, load_ms=took_ms, tags=versions
+                value,
+                key,
+                version,
+                policy.grace_ms,
+                created_ms=now_ms,
+                load_ms=took_ms,
+                tags=versions,
+                compress_min=load.compress_min,
             )
             envelope = parts.codec.open(data, key)
             landed[key] = Found(None, data, parts.codec.payload(data, envelope), envelope, ttl_ms)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ class CurrentLoad:
         keys: the caller's keys that are being loaded.
         tags: what the value will be tagged with; a loader adds to it.
         storing: whether the value will be stored.
+        compress_min: bytes up to which the value is not compressed, if that is more than the cache's own limit.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class CurrentLoad:
         self.keys = keys
         self.tags = list(tags)
         self.storing = True
+        self.compress_min = 0
         self.ttl_changed = False
         self._ttl = ttl
         self._stale = stale

@@ -21,10 +21,16 @@ __all__ = ["Item", "Writes"]
 
 
 class Item(NamedTuple):
-    """A value on its way to the server."""
+    """A value on its way to the server.
+
+    Attributes:
+        name: the caller's key.
+        compress_min: bytes up to which it is not compressed, if that is more than the cache's own limit.
+    """
 
     name: str
     value: Any
+    compress_min: int = 0
 
 
 class Writes:
@@ -117,7 +123,15 @@ class Writes:
         versions = tags_of(site, tags, known)
         now_ms, version = parts.now_ms(link), known[site.counter][0]
         datas = {
-            key: parts.codec.encode(item.value, key, version, grace_ms, created_ms=now_ms, tags=versions)
+            key: parts.codec.encode(
+                item.value,
+                key,
+                version,
+                grace_ms,
+                created_ms=now_ms,
+                tags=versions,
+                compress_min=item.compress_min,
+            )
             for key, item in items.items()
         }
         physical = _physical(ttl_ms, grace_ms)

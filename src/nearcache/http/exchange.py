@@ -25,7 +25,7 @@ from ..core.clock import clock as time_source
 from ..core.loading import current_load
 from ..sentinels import ABSENT
 from . import fields, serving, storing
-from .cache import HTTPCache
+from .cache import COMPRESS_MIN, HTTPCache
 from .records import Pairs, Stored
 from .requests import PERSON, Request
 from .routes import Said
@@ -113,7 +113,7 @@ class Turn:
         if kept is None:
             load.do_not_store()
             return None
-        load.ttl, load.tags = kept.seconds, kept.tags
+        load.ttl, load.tags, load.compress_min = kept.seconds, kept.tags, COMPRESS_MIN
         return kept.value
 
     def give(self, kept: Kept | None) -> None:
