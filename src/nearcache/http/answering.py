@@ -36,7 +36,14 @@ class Answering:
     """What is known of the answer to one request."""
 
     def __init__(
-        self, middleware: HTTPCacheMiddleware, request: Request, scope: Scope, receive: Receive, send: Send, key: str
+        self,
+        middleware: HTTPCacheMiddleware,
+        request: Request,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        key: str,
+        value: Any,
     ) -> None:
         self._middleware = middleware
         self._cache = middleware.http_cache
@@ -45,6 +52,7 @@ class Answering:
         self._receive = receive
         self._send = send
         self._key = key
+        self._read = value  # under that key, and not looked at yet
         self._place = key  # where the response is, or is to be
         self._variants: Variants | None = None
         self._seen: Any = None  # what was read there
@@ -58,7 +66,9 @@ class Answering:
 
     async def find(self) -> bool:
         """Look for a response; False when the request is one that is not cached."""
-        value = await self._cache.read(self._key)
+        value, self._read = self._read, ABSENT
+        if value is ABSENT:
+            value = await self._cache.read(self._key)
         self._place, self._variants = self._key, as_variants(value)
         self._why = b"uri-miss"
         if self._variants is not None:

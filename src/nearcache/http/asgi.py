@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.clock import clock
 from ..core.ttl import milliseconds
@@ -112,10 +112,12 @@ class HTTPCacheMiddleware:
         if is_personal(scope):
             request.credentials = {*request.credentials, PERSON}
         key = primary_key(scope, request.host)
-        # A near hit that nothing is asked of: without another coroutine.
+        value = self._hit(key)
+        if value is ABSENT and not self.is_uncached(key, request):
+            value = await self.http_cache.fetch(key)
+        # A hit that nothing is asked of: without another coroutine.
         if not request.fields and not request.credentials:
-            found = self._hit(key)
-            stored = as_stored(found)
+            stored = as_stored(value)
             if stored is not None and not stored.flags & VALIDATE:
                 age = self.http_cache.now() - stored.born
                 if age < stored.lifetime:
@@ -123,16 +125,16 @@ class HTTPCacheMiddleware:
                     await send({"type": START, "status": stored.status, "headers": headers})
                     await send({"type": BODY, "body": b"" if request.head else stored.body})
                     return
-            if found is not ABSENT:
-                self.http_cache.count(-1)
-        await self._look(request, scope, receive, send, key)
+        if value is not ABSENT and value is not None:
+            self.http_cache.count(-1)
+        await self._look(request, scope, receive, send, key, value)
 
     # -- from the cache
 
-    async def _look(self, request: Request, scope: Scope, receive: Receive, send: Send, key: str) -> None:
-        """Answer from what is stored; else have the application asked."""
+    async def _look(self, request: Request, scope: Scope, receive: Receive, send: Send, key: str, value: Any) -> None:
+        """Answer from what is stored; else have the application asked. ``value`` is what was read first."""
         if not self.is_uncached(key, request):
-            answering = Answering(self, request, scope, receive, send, key)
+            answering = Answering(self, request, scope, receive, send, key, value)
             for _ in range(_TRIES):
                 if not await answering.find():
                     break
@@ -156,6 +158,8 @@ class HTTPCacheMiddleware:
 
     def is_uncached(self, key: str, request: Request) -> bool:
         """Whether the last responses for a URL could not be stored."""
+        if not self._uncached:
+            return False
         count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
         return count >= _HOPEFUL and self._now() < until
 

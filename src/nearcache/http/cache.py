@@ -125,9 +125,14 @@ class HTTPCache:
         """What is stored, or None; counted when it is None."""
         value = self._core.hit(key)
         if value is ABSENT:
-            value = await safely(self.cache.get(key), "no cache for a request")
+            value = await self.fetch(key)
         if value is not None:
             self.count(-1)
+        return value
+
+    async def fetch(self, key: str) -> Any:
+        """The same of what is not in the near tier, and counted as any read."""
+        value = await safely(self.cache.get(key), "no cache for a request")
         if self._core.client.open:
             self._clock = self._core.client.link().clock
         return value
