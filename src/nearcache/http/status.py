@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 __all__ = ["forwarded", "hit"]
 
 Line = tuple[bytes, bytes]
@@ -9,7 +11,11 @@ Line = tuple[bytes, bytes]
 
 def hit(age: float, lifetime: float) -> tuple[Line, Line]:
     """Answered from the cache; ``ttl`` is negative for what is stale."""
-    seconds = int(age) if age > 0 else 0
+    return _hit(int(age) if age > 0 else 0, lifetime)
+
+
+@lru_cache(maxsize=1024)  # the same second after second, for all that is hit meanwhile
+def _hit(seconds: int, lifetime: float) -> tuple[Line, Line]:
     return (b"age", b"%d" % seconds), (b"cache-status", b"nearcache; hit; ttl=%d" % (lifetime - seconds))
 
 
