@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Answering"]
 
 _VARIANTS_TTL = 86_400.0  # seconds that a URL is known to have several responses
-_SHORT = 0.02  # seconds to wait for somebody else's response, where that will hardly be shared
+_SHORT = 0.02  # seconds to wait for somebody else's response in this process, where that will hardly be shared
+_TURN = 0.5  # the same where nobody in this process is asking: for the server, or for another process
 
 _log = logging.getLogger("nearcache.http")
 
@@ -125,8 +126,9 @@ class Answering:
         if partial or b"no-store" in request.directives:
             await middleware.pass_on(self._scope, self._receive, self._send)
             return True
-        alone = self._nested or (request.credentials and self._place not in middleware.keeping)
-        patience = _SHORT if alone else None
+        patience = None
+        if self._nested or (request.credentials and self._place not in middleware.keeping):
+            patience = _SHORT if self._cache.is_loading(self._place) else _TURN
         turn, seen = Turn(), self._seen
         outdated = None if seen is None else (lambda value: bool(value == seen))
         given = await turn.take(self._cache, self._place, outdated, patience)
