@@ -128,9 +128,9 @@ def test_it_serves_until_a_signal_and_then_ends_gracefully(sample: Path, number:
         url = serving.split()[-1].removesuffix("/docs")
         with urllib.request.urlopen(f"{url}/airports/JFK") as answer:
             assert answer.status == 200
+        assert any("GET /airports/JFK 200" in line for line in process.stdout), "it ended without a word"
         process.send_signal(number)
         rest = process.stdout.read()
-    assert "GET /airports/JFK 200" in rest
     assert "process" in rest.split("the embedded server")[1]
     assert "FAILED" not in rest
     assert "Traceback" not in rest
