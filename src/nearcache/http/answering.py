@@ -247,7 +247,7 @@ class Answering:
                 turn.give(None)
                 await self._cache.remove([self._place])
             else:
-                turn.give(Kept(tuple(fresh), terms.keep, recorder.tags))
+                turn.give(Kept(tuple(fresh), terms.keep, list(fresh.tags)))
             line = status.forwarded(self._why, status=304, stored=terms is not None)
         else:
             fresh = stored
@@ -266,7 +266,8 @@ class Answering:
         terms = judge(stored.status, headers)
         if isinstance(terms, Refusal) or not self._tells_apart(terms.names, rules.keyed):
             return stored._replace(headers=headers), None
-        fresh = storing.make_stored(stored.status, headers, stored.body, terms, self._cache.now())
+        tags = dict.fromkeys([*stored.tags, *_tags(rules, news)])
+        fresh = storing.make_stored(stored.status, headers, stored.body, terms, self._cache.now(), tags)
         return fresh._replace(flags=fresh.flags | stored.flags & MADE_ETAG), terms
 
     def _tells_apart(self, names: Iterable[bytes], keyed: Iterable[str]) -> bool:
@@ -279,8 +280,8 @@ class Answering:
     ) -> None:
         """Store a complete response, where requests like this one will look for it."""
         rules = voice.rules or storing.NO_RULES
-        stored = tuple(storing.make_stored(status, headers, body, terms, clock))
         tags = _tags(rules, headers)
+        stored = tuple(storing.make_stored(status, headers, body, terms, clock, tags))
         self._middleware.keeping.add(self._place)
         try:
             turn.give(await self._where(stored, terms, rules, tags))
@@ -352,7 +353,7 @@ class Answering:
         if terms is None or not serving.same_content(stored, news):
             await self._cache.remove([self._place])
         else:
-            kept = Kept(tuple(fresh), terms.keep, _tags(rules, news))
+            kept = Kept(tuple(fresh), terms.keep, list(fresh.tags))
             await self._replace(self._place, stored, kept)
 
 

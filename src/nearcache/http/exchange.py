@@ -226,11 +226,6 @@ class Recorder:
         """Whether it is worth looking at the next response for this URL."""
         return self.terms is not None or not self.firm or self.rules.etag
 
-    @property
-    def tags(self) -> list[str]:
-        """By which the response can be purged."""
-        return list(dict.fromkeys([*self.rules.tags, *storing.read_tags(self.headers)]))
-
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
@@ -324,7 +319,7 @@ class Recorder:
             self.headers = (*self.headers, (b"etag", etag))
         if self._request.conditional and not self._request.head:
             modified = fields.first_of(headers, b"last-modified") or b""
-            asked = Stored.make(200, tuple(headers), content, self._came, 0.0, 0.0, 0.0, 0, etag, modified)
+            asked = Stored.make(200, tuple(headers), content, self._came, 0.0, 0.0, 0.0, 0, etag, modified, ())
             whole = serving.answer(asked, self._request)
             if whole.status == 304:
                 if self.terms is not None:

@@ -53,6 +53,7 @@ class Stored(NamedTuple):
         flags: ``SHARED`` and its like.
         etag: its entity tag, or empty.
         modified: its ``Last-Modified``, or empty.
+        tags: by which it can be purged.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Stored(NamedTuple):
     flags: int
     etag: bytes
     modified: bytes
+    tags: tuple[str, ...]
 
     @classmethod
     def make(cls, *rest: Any) -> Stored:
@@ -97,7 +99,7 @@ _new = tuple.__new__
 
 def as_stored(value: Any) -> Stored | None:
     """A response that was read; None for anything else."""
-    if value.__class__ is tuple and len(value) == 11 and value[0] == _RESPONSE:
+    if value.__class__ is tuple and len(value) == 12 and value[0] == _RESPONSE:
         return _new(Stored, value)
     return None
 

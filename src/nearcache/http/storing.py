@@ -332,7 +332,9 @@ def make_etag(body: bytes) -> bytes:
     return b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode("ascii")
 
 
-def make_stored(status: int, headers: Pairs, body: bytes, terms: Terms, clock: float) -> Stored:
+def make_stored(
+    status: int, headers: Pairs, body: bytes, terms: Terms, clock: float, tags: Iterable[str] = ()
+) -> Stored:
     """The record of a response; ``clock`` is the server's time at which it arrived."""
     etag, flags = terms.etag, terms.flags
     if not etag and status == 200:
@@ -348,6 +350,7 @@ def make_stored(status: int, headers: Pairs, body: bytes, terms: Terms, clock: f
         flags,
         etag,
         terms.modified,
+        tuple(tags),
     )
 
 
