@@ -226,9 +226,10 @@ async def test_4_its_time_ends(site: Site) -> None:
     assert (await site.get()).status == 503, "also when the application has failed a moment ago"
 
 
-async def test_4_a_response_is_kept_for_its_time_without_a_validator(site: Site) -> None:
-    """It may be needed."""
-    site.says("cache-control: max-age=10, stale-if-error=100000")
+@pytest.mark.parametrize("validator", [(), ('etag: "a"',)])
+async def test_4_a_response_is_kept_for_its_time(site: Site, validator: tuple[str, ...]) -> None:
+    """It may be needed, whether it can be validated or not."""
+    site.says("cache-control: max-age=10, stale-if-error=100000", *validator)
     await site.get()
     site.clock.advance(99_000)
     site.says(status=503)

@@ -240,7 +240,7 @@ async def test_3_1_a_stored_response_gets_the_length_of_its_content(site: Site) 
     assert (await site.get()).all("content-length") == [b"5"]
 
 
-@pytest.mark.parametrize("line", ["x-a: b\r\nset-cookie: c=d", "x-a: b\nx: y", "x-a: b\0", ": b"])
+@pytest.mark.parametrize("line", ["x-a: b\r\nset-cookie: c=d", "x-a: b\nx: y", "x-a: b\rx: y", "x-a: b\0", ": b"])
 def test_3_1_a_field_that_could_pose_as_two_is_not_stored(line: str) -> None:
     """RFC 9110, section 5.5: CR, LF and NUL are dangerous."""
     assert not is_stored(FRESH, line)
@@ -403,6 +403,22 @@ async def test_private_of_a_route_that_tells_users_apart_is_stored_for_the_user(
     assert (again.asked, again.field("cache-control")) == (False, b"private")
     assert (await site.get("cookie: bob")).asked
     assert (await site.get()).asked
+
+
+async def test_vary_of_a_route_tells_requests_apart_and_is_told_to_clients(site: Site) -> None:
+    """As if the response had said it."""
+
+    @cached_response(ttl=60, vary=["X-Theme"])
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": fields("vary: accept")})
+        await send({"type": "http.response.body", "body": b"%d" % len(site.requests)})
+
+    site.runs(app)
+    got = await site.get("x-theme: dark")
+    assert got.all("vary") == [b"accept", b"x-theme"]
+    assert (await site.get("x-theme: light")).asked
+    again = await site.get("x-theme: dark")
+    assert (again.asked, again.body, again.all("vary")) == (False, b"1", [b"accept", b"x-theme"])
 
 
 def test_no_store_counts_for_a_route_with_a_lifetime() -> None:

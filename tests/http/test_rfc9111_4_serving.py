@@ -851,6 +851,18 @@ async def test_4_3_4_a_304_makes_a_made_tag_last(site: Site) -> None:
     assert site.asked_with("if-none-match") == []
 
 
+async def test_4_3_4_a_304_without_tags_leaves_those_of_the_response(site: Site) -> None:
+    """A field that the 304 does not have stays as it was; also one that is not sent to clients."""
+    site.says("cache-control: max-age=1", 'etag: "a"', "cache-tag: users", body=b"first")
+    await site.get()
+    site.clock.advance(2)
+    site.says(FRESH, 'etag: "a"', status=304)
+    await site.get()
+    assert not (await site.get()).asked
+    await site.middleware.http_cache.purge(tags=["users"])
+    assert (await site.get()).asked
+
+
 # -- 4.3.5: HEAD
 
 HEAD_CHANGES = ['etag: "b"', "last-modified: Mon, 01 Dec 2025 00:00:00 GMT", "content-length: 6"]
@@ -1045,7 +1057,7 @@ async def test_4_4_a_route_can_do_without_lifetimes_of_its_own(site: Site) -> No
 
 def test_a_record_that_is_not_ours_is_a_miss() -> None:
     """Whatever else is stored there, or an older version left, counts as nothing."""
-    stored = Stored.make(200, (), b"", 0.0, 0.0, 0.0, 0.0, 0, b"", b"")
+    stored = Stored.make(200, (), b"", 0.0, 0.0, 0.0, 0.0, 0, b"", b"", ())
     assert as_stored(tuple(stored)) == stored
     for value in (None, (), [*stored], tuple(stored)[:-1], ("response/0", *tuple(stored)[1:]), b"", {"a": 1}):
         assert as_stored(value) is None
