@@ -421,6 +421,24 @@ async def test_vary_of_a_route_tells_requests_apart_and_is_told_to_clients(site:
     assert (again.asked, again.body, again.all("vary")) == (False, b"1", [b"accept", b"x-theme"])
 
 
+@pytest.mark.parametrize("control", ["no-cache", "max-age=0", "no-cache, must-revalidate"])
+async def test_what_a_route_says_of_lifetimes_counts_here_whatever_clients_are_told(site: Site, control: str) -> None:
+    """It is the application's own cache: clients ask each time, and are answered from it."""
+
+    @cached_response(ttl=60)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": fields(f"cache-control: {control}")})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    site.runs(app)
+    await site.get()
+    site.clock.advance(59)
+    got = await site.get()
+    assert (got.asked, got.field("cache-control")) == (False, control.encode())
+    site.clock.advance(1)
+    assert (await site.get()).asked
+
+
 def test_no_store_counts_for_a_route_with_a_lifetime() -> None:
     """A route's ttl is about lifetimes; what forbids storing goes on doing so."""
     rules = CacheRules(ttl=60).rules

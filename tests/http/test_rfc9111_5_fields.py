@@ -409,6 +409,14 @@ async def test_5_4_pragma_stands_for_no_cache(site: Site) -> None:
     assert not (await site.get("pragma: x")).asked
 
 
+async def test_5_4_pragma_in_a_response_is_taken_for_caution(site: Site) -> None:
+    """It was never specified there; an application that says it means no-cache."""
+    site.says("pragma: no-cache", f"expires: {site.date(60)}", 'etag: "a"')
+    assert not await site.reuses()
+    site.says("pragma: no-cache", FRESH)
+    assert await site.reuses(path="/b")
+
+
 async def test_5_4_cache_control_counts_more_than_pragma(site: Site) -> None:
     """A cache that understands Cache-Control ignores Pragma beside it."""
     site.says(FRESH)
