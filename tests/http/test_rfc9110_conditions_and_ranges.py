@@ -172,6 +172,13 @@ async def test_9110_13_1_3_a_route_that_asks_for_it_gets_conditions_answered_tho
     assert site.requests[3:], "every time the application was asked"
 
 
+@pytest.mark.parametrize("status", [203, 301, 404])
+def test_9110_8_8_3_only_a_200_gets_a_tag(status: int) -> None:
+    """Conditions are for nothing else."""
+    assert b"etag" in dict(stored().headers)
+    assert b"etag" not in dict(stored(status=status).headers)
+
+
 # -- 14: ranges
 
 

@@ -136,6 +136,16 @@ async def test_3_public_lets_any_status_be_stored_by_heuristics(site: Site) -> N
     assert await site.reuses()
 
 
+async def test_3_a_response_with_a_tag_alone_is_stored_and_validated(site: Site) -> None:
+    """It has no lifetime, but its status may be stored, and it can be asked about."""
+    site.says('etag: "a"', body=b"first")
+    await site.get()
+    site.says('etag: "a"', status=304)
+    got = await site.get()
+    assert (got.asked, got.status, got.body) == (True, 200, b"first")
+    assert site.asked_with("if-none-match") == [b'"a"']
+
+
 async def test_3_a_response_that_says_nothing_is_not_stored(site: Site) -> None:
     """No lifetime, no validator: of no use."""
     site.says("content-type: text/plain")
@@ -437,6 +447,27 @@ async def test_what_a_route_says_of_lifetimes_counts_here_whatever_clients_are_t
     assert (got.asked, got.field("cache-control")) == (False, control.encode())
     site.clock.advance(1)
     assert (await site.get()).asked
+
+
+async def test_a_route_may_say_that_it_is_the_same_for_all_users(site: Site) -> None:
+    """``per_user=False``: credentials do not matter."""
+
+    @cached_response(ttl=60, per_user=False)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    site.runs(app)
+    assert await site.reuses("cookie: alice", "authorization: Basic YTpi")
+    assert not (await site.get("cookie: bob")).asked
+    assert not (await site.get()).asked
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, True), (404, True), (301, True), (201, False), (500, False)])
+def test_a_lifetime_of_a_route_is_for_what_it_succeeds_in(status: int, expected: bool) -> None:
+    """An error that says nothing is not stored for as long as an answer."""
+    assert is_stored(status=status, rules=CacheRules(ttl=60).rules) is expected
+    assert is_stored(FRESH, status=status, rules=CacheRules(ttl=60).rules)
 
 
 def test_no_store_counts_for_a_route_with_a_lifetime() -> None:

@@ -26,9 +26,9 @@ def lifetime(*lines: str, status: int = 200, **options: Any) -> float | None:
     return terms.lifetime if isinstance(terms, storing.Terms) else None
 
 
-def age(*lines: str, **options: Any) -> float:
+def age(*lines: str, now: float = NOW, **options: Any) -> float:
     headers: Pairs = tuple(fields("cache-control: max-age=100000", 'etag: "a"', *lines))
-    terms = storing.terms(Request(http_scope()), 200, headers, now=NOW, **options)
+    terms = storing.terms(Request(http_scope()), 200, headers, now=now, **options)
     assert isinstance(terms, storing.Terms)
     return terms.age
 
@@ -479,6 +479,12 @@ def test_4_2_2_a_configured_lifetime_is_for_200_alone() -> None:
 def test_4_2_3_the_age_on_arrival(lines: tuple[str, ...], took: float, expected: float) -> None:
     """The larger of apparent_age (now - Date, at least 0) and Age + response_delay."""
     assert age(*lines, took=took) == expected
+
+
+def test_4_2_3_a_date_of_this_second_is_no_age() -> None:
+    """A server's Date has whole seconds."""
+    assert age(f"date: {DATE}", now=NOW + 0.9) == 0
+    assert age(f"date: {DATE}", now=NOW + 1.5) == 1.5
 
 
 @pytest.mark.parametrize("value", ["-5", "a", "", "1.5", "abc, 5", "0x5"])
