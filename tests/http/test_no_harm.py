@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
+import anyio
 import pytest
 
 from nearcache import AsyncCache, Settings
 from nearcache.http import HTTPCacheMiddleware
 
-from .conftest import App, Message, ask
+from .conftest import App, Message, ask, http_scope
 
 START = "http.response.start"
 BODY = "http.response.body"
@@ -174,3 +176,108 @@ async def test_middleware_in_front_sees_what_the_application_puts_into_its_scope
         await ask(in_front)
         assert seen[seen_before:-1] == [(START, f"/{{number}} {number}"), (BODY, f"/{{number}} {number}")]
         assert seen[-1][0] == "after"
+
+
+# -- cancellation
+
+
+class Steps:
+    """An application that notes how far it came."""
+
+    def __init__(self, background: bool) -> None:
+        self.log: list[str] = []
+        self.background = background
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.go()
+            await self.tell(send, {"type": START, "status": 200, "headers": FRESH})
+            await self.tell(send, {"type": BODY, "body": b"one", "more_body": True})
+            await self.go()
+            await self.tell(send, {"type": BODY, "body": b"two"})
+            if self.background:
+                await self.go()
+                self.log.append("done")
+        except asyncio.CancelledError:
+            self.log.append("cancelled")
+            raise
+
+    async def go(self) -> None:
+        self.log.append("goes on")
+        await asyncio.sleep(0)
+
+    async def tell(self, send: Any, message: Message) -> None:
+        await send(message)
+        self.log.append("sent")
+
+
+STEPS = ["goes on", "sent", "sent", "goes on", "sent", "goes on", "done"]
+CANCELLED = [[*STEPS[:end], "cancelled"] for end in (1, 4, 6)]
+
+
+async def cancelled_after(turns: int, app: App, path: str, how: str) -> tuple[bool, int]:
+    """Cancel a request after so many turns of the loop: whether that ended it, and how many messages there were."""
+    messages: list[Message] = []
+    within, timeout = anyio.CancelScope(), asyncio.timeout(None)
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    async def request() -> bool:
+        ended = False
+        with suppress(TimeoutError):
+            async with timeout:
+                with within:
+                    await app(http_scope(path), None, send)  # type: ignore[arg-type]
+                    ended = True
+        await asyncio.sleep(0)
+        return not ended
+
+    task = asyncio.create_task(request())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if how == "scope":
+        within.cancel()
+    elif how == "timeout" and turns and not task.done():
+        timeout.reschedule(0)
+    else:
+        task.cancel()
+    await asyncio.wait({task})
+    assert turns == 0 or how == "task" or not task.cancelled(), "the cancellation has left its scope"
+    return task.cancelled() or task.result(), len(messages)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("how", ["task", "scope", "timeout"])
+async def test_a_request_that_is_cancelled_at_any_step(wrap: Wrap, how: str, background: bool) -> None:
+    """The application hears of it where it waits, never of a message that the client has; the next one fares well."""
+    expected = [[], *CANCELLED[: 2 + background], STEPS[: 5 + 2 * background]]
+    stories: list[list[str]] = []
+    for turns in range(200):
+        app = Steps(background)
+        wrapped = wrap(app)
+        cancelled, messages = await cancelled_after(turns, wrapped, f"/{turns}", how)
+        assert app.log in expected
+        assert app.log.count("sent") == messages
+        stories.append([*app.log])
+        async with asyncio.timeout(5):
+            assert (await ask(wrapped, f"/{turns}")).body == b"onetwo"
+        if not cancelled:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert [story for story in expected if story not in stories] == [], "it was cancelled everywhere"
+
+
+async def test_a_cancellation_that_is_never_waited_for(wrap: Wrap) -> None:
+    """An application that cancels its own scope and answers at once is not cancelled: it waits for nothing."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        within.cancel()
+        await sending(send, b"done")
+
+    with anyio.CancelScope() as within:
+        answer = await ask(wrap(app))
+    assert answer.body == b"done"
+    assert not within.cancelled_caught
+    await asyncio.sleep(0)

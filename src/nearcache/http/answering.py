@@ -231,7 +231,9 @@ class Answering:
                 await self._ask_again(turn, send)
             else:
                 await self._send_stored(turn, recorder, stored, send)
-        await turn.stored()
+        if recorder.cancelled:
+            await asyncio.sleep(0)
+        await turn.settled()
 
     async def _ask_again(self, turn: Turn, send: Send) -> None:
         """The application answered with a 304 about something else: without our conditions it says what there is."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..core.clock import clock as time_source
@@ -137,13 +136,27 @@ class Turn:
     async def stored(self) -> None:
         """Wait until what was given is stored, or the lease is given back."""
         if self._asking is not None and not self._asking.done():
-            with suppress(Exception):
-                await asyncio.wait({self._asking})
+            await asyncio.wait({self._asking})
+
+    async def settled(self) -> None:
+        """The same when the application has nothing more to do, and nothing may happen to it any more."""
+        try:
+            await self.stored()
+        except asyncio.CancelledError as error:
+            if not _is_of_a_scope(error):
+                raise
 
 
 def _heard(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
+
+
+def _is_of_a_scope(error: asyncio.CancelledError) -> bool:
+    """Whether a cancel scope of anyio did it: that cancels whatever is awaited, time and again, until it is left."""
+    return bool(error.args) and str(error.args[0]).startswith(
+        ("Cancelled via cancel scope", "Cancelled by cancel scope")
+    )
 
 
 class Recorder:
@@ -171,6 +184,7 @@ class Recorder:
         firm: the response itself says that it may not.
         gone: the client is: an application that knows may end its response early.
         instead: the stored response is to be sent, not this one.
+        cancelled: the task is, but has not heard of it.
     """
 
     def __init__(
@@ -215,6 +229,7 @@ class Recorder:
         self.firm = False
         self.gone = False
         self.instead = False
+        self.cancelled = False
 
     @property
     def rules(self) -> Rules:
@@ -355,7 +370,15 @@ class Recorder:
             self._refuse(firm=False, again=self.gone)  # cut short
             return
         # Before the application goes on to background tasks, whose purges come after this.
-        await self._on_complete(self.status, self.headers, bytes(self._body), terms, self._came)
+        try:
+            await self._on_complete(self.status, self.headers, bytes(self._body), terms, self._came)
+        except asyncio.CancelledError as error:
+            # The message is sent: without the cache the application had gone on, to be cancelled where it waits next.
+            task = asyncio.current_task()
+            if task is not None and not _is_of_a_scope(error):
+                task.uncancel()
+                task.cancel(*error.args)
+                self.cancelled = True
 
 
 def _for_clients(headers: list[tuple[bytes, bytes]], rules: Rules) -> list[tuple[bytes, bytes]]:
