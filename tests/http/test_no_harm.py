@@ -281,3 +281,61 @@ async def test_a_cancellation_that_is_never_waited_for(wrap: Wrap) -> None:
     assert answer.body == b"done"
     assert not within.cancelled_caught
     await asyncio.sleep(0)
+
+
+# -- waiting for others
+
+
+async def test_a_response_that_never_ends_keeps_nobody_waiting_for_ever(
+    cache: AsyncCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that takes long to begin. Who has waited in vain a few times does not wait again."""
+    monkeypatch.setattr("nearcache.http.answering._LONG", 0.01)
+    arrived = asyncio.Queue[asyncio.Event]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/stream":
+            await send({"type": START, "status": 200, "headers": FRESH})
+            await send({"type": BODY, "body": b"one", "more_body": True})
+        event = asyncio.Event()
+        arrived.put_nowait(event)
+        await event.wait()
+
+    wrapped = HTTPCacheMiddleware(app, cache, ttl=300)
+    for path in ("/stream", "/poll"):
+        tasks, events = [], []
+        for _ in range(6):
+            tasks.append(asyncio.create_task(ask(wrapped, path)))
+            async with asyncio.timeout(5):
+                events.append(await arrived.get())
+        monkeypatch.setattr("nearcache.http.answering._LONG", 3600)
+        tasks.append(asyncio.create_task(ask(wrapped, path)))
+        async with asyncio.timeout(5):
+            events.append(await arrived.get())
+        for event in events:
+            event.set()
+        await asyncio.gather(*tasks)
+        monkeypatch.setattr("nearcache.http.answering._LONG", 0.01)
+
+
+async def test_what_was_shared_before_is_waited_for(cache: AsyncCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearcache.http.answering._LONG", 0.0)
+    asked = 0
+    go_on = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        await sending(send, b"body")
+
+    wrapped = HTTPCacheMiddleware(app, cache)
+    go_on.set()
+    await ask(wrapped)
+    await wrapped.http_cache.purge("http://example.com/")
+    go_on.clear()
+    tasks = [asyncio.create_task(ask(wrapped)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await asyncio.gather(*tasks)
+    assert asked == 2

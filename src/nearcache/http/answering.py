@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Answering"]
 
 _VARIANTS_TTL = 86_400.0  # seconds that a URL is known to have several responses
+_LONG = 5.0  # seconds to wait for somebody else's response, where it is not known that it may be shared
 _SHORT = 0.02  # seconds to wait for somebody else's response in this process, where that will hardly be shared
 _TURN = 0.5  # the same where nobody in this process is asking: for the server, or for another process
 
@@ -126,7 +127,7 @@ class Answering:
         if partial or b"no-store" in request.directives:
             await middleware.pass_on(self._scope, self._receive, self._send)
             return True
-        patience = None
+        patience = None if self._seen is not None or middleware.was_stored(self._key) else _LONG
         if self._nested or (request.credentials and self._place not in middleware.keeping):
             patience = _SHORT if self._cache.is_loading(self._place) else _TURN
         turn, seen = Turn(), self._seen
@@ -140,6 +141,8 @@ class Answering:
         if given is None or given == seen:
             if middleware.is_failing(self._place):
                 return False
+            if turn.late:
+                middleware.remember(self._key, request, hopeful=False)
             await middleware.pass_on(self._scope, self._receive, self._send)
             return True
         stored = as_stored(given)
@@ -224,16 +227,15 @@ class Answering:
             voice.over = True
             if not recorder.instead:
                 turn.leave(recorder.gone)
-        middleware.remember(self._key, request, hopeful=recorder.instead or recorder.worthwhile)
+        kept = recorder.instead or recorder.terms is not None
+        middleware.remember(self._key, request, hopeful=kept or recorder.worthwhile, stored=kept)
         if recorder.instead:
             assert stored is not None
             if recorder.status == 304 and not serving.confirms(stored, recorder.headers):
                 await self._ask_again(turn, send)
             else:
                 await self._send_stored(turn, recorder, stored, send)
-        if recorder.cancelled:
-            await asyncio.sleep(0)
-        await turn.settled()
+        await turn.settled(cancelled=recorder.cancelled)
 
     async def _ask_again(self, turn: Turn, send: Send) -> None:
         """The application answered with a 304 about something else: without our conditions it says what there is."""

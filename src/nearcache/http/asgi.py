@@ -81,6 +81,7 @@ class HTTPCacheMiddleware:
         self.max_body = max_body
         self._lifespan = Lifespan(app, self.http_cache.cache, settings, connect) if cache is None else None
         self.keeping: set[str] = set()  # the keys of responses that are being stored
+        self._cached: set[str] = set()
         self._uncached: dict[tuple[str, bool], tuple[int, float]] = {}
         self._failing: dict[str, float] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
@@ -163,9 +164,16 @@ class HTTPCacheMiddleware:
         count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
         return count >= _HOPEFUL and self._now() < until
 
-    def remember(self, key: str, request: Request, *, hopeful: bool) -> None:
-        """Whether the next response for a URL may be stored."""
+    def was_stored(self, key: str) -> bool:
+        """Whether the last response for a URL could be."""
+        return key in self._cached
+
+    def remember(self, key: str, request: Request, *, hopeful: bool, stored: bool = False) -> None:
+        """Whether the next response for a URL may be stored, and this one was."""
         place = key, bool(request.credentials)
+        if len(self._cached) >= _MOST:
+            self._cached.clear()
+        (self._cached.add if stored else self._cached.discard)(key)
         if hopeful:
             self._uncached.pop(place, None)
             return

@@ -69,6 +69,7 @@ class Turn:
 
     Attributes:
         comes: done when it is this request's turn.
+        late: it took too long until somebody else was done.
     """
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class Turn:
         self.comes: asyncio.Future[None] = loop.create_future()
         self._outcome: asyncio.Future[Kept | None] = loop.create_future()
         self._asking: asyncio.Task[Any] | None = None
+        self.late = False
 
     async def take(
         self, cache: HTTPCache, key: str, outdated: Callable[[Any], bool] | None, patience: float | None
@@ -98,6 +100,7 @@ class Turn:
         if asking.done() and not asking.cancelled():
             error = asking.exception()
             return asking.result() if error is None else ABSENT if isinstance(error, _Again) else None
+        self.late = not asking.done()
         self.drop()
         asking.cancel()
         return None
@@ -138,10 +141,10 @@ class Turn:
         if self._asking is not None and not self._asking.done():
             await asyncio.wait({self._asking})
 
-    async def settled(self) -> None:
-        """The same when the application has nothing more to do, and nothing may happen to it any more."""
+    async def settled(self, *, cancelled: bool) -> None:
+        """The same when the application has ended; ``cancelled``, but has not waited since."""
         try:
-            await self.stored()
+            await (asyncio.sleep(0) if cancelled else self.stored())
         except asyncio.CancelledError as error:
             if not _is_of_a_scope(error):
                 raise
