@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -331,6 +332,25 @@ async def test_a_range_of_what_is_not_stored_is_the_applications(site: Site) -> 
     assert (got.status, site.asked_with("range")) == (206, [b"bytes=0-1"])
     site.says("cache-control: max-age=60", body=BODY)
     assert (await site.get()).body == BODY
+
+
+async def test_nobody_waits_for_a_range(site: Site) -> None:
+    """A part is of no use to who wants the whole."""
+    gate = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        part = (b"range", b"bytes=0-1") in scope["headers"]
+        if part:
+            await gate.wait()
+        await send({"type": "http.response.start", "status": 206 if part else 200, "headers": []})
+        await send({"type": "http.response.body", "body": BODY})
+
+    site.runs(app)
+    waiting = asyncio.create_task(site.get("range: bytes=0-1"))
+    await site.asked.wait()
+    assert (await site.get()).body == BODY
+    gate.set()
+    assert (await waiting).status == 206
 
 
 # -- 5.6.7 and 8.8.3: dates and tags

@@ -630,6 +630,16 @@ async def test_4_3_1_a_last_modified_that_is_no_date_is_not_sent(site: Site) -> 
     assert site.asked_with("if-modified-since") == []
 
 
+@pytest.mark.parametrize("status", [404, 301])
+async def test_4_3_1_only_a_200_is_validated(site: Site, status: int) -> None:
+    """A 304 means that the answer would have been a success."""
+    site.says("cache-control: max-age=1", 'etag: "a"', status=status)
+    await site.get()
+    site.clock.advance(2)
+    await site.get()
+    assert site.asked_with("if-none-match") == []
+
+
 # -- 4.3.2: answering a client's conditions (what they mean is in test_rfc9110_conditions_and_ranges)
 
 
@@ -806,7 +816,8 @@ async def test_4_3_4_a_304_without_a_strong_tag_is_about_what_was_asked(
     site.clock.advance(2)
     site.says(FRESH, *([f"etag: {tags[1]}"] if tags[1] else []), status=304)
     assert (await site.get()).body == b"first"
-    assert not (await site.get()).asked
+    got = await site.get()
+    assert (got.asked, got.all("etag")) == (False, [tags[0].encode()]), "by that one it will be asked for"
 
 
 async def test_4_3_4_a_304_without_a_date_was_made_now(site: Site) -> None:
@@ -909,6 +920,15 @@ async def test_4_3_5_a_head_response_that_says_nothing_storable_updates_nothing(
     site.says("cache-control: no-store", 'etag: "a"', body=b"")
     await site.get("cache-control: no-cache", method="HEAD")
     assert (await site.get()).asked
+
+
+async def test_4_3_5_a_tag_that_was_made_here_does_not_differ(site: Site) -> None:
+    """It is no validator the origin has sent."""
+    site.says(FRESH, body=b"12345")
+    await site.get()
+    site.says(FRESH, 'etag: "a"', body=b"")
+    await site.get("cache-control: no-cache", method="HEAD")
+    assert not (await site.get()).asked
 
 
 @pytest.mark.parametrize("status", [304, 404, 500])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from nearcache.http.fields import directives
 
-from .conftest import Site
+from .conftest import Site, fields
 
 FRESH = "cache-control: max-age=60"
 
@@ -214,6 +217,28 @@ async def test_5_2_1_4_no_cache_beside_others(site: Site) -> None:
     assert (await site.get("cache-control: max-stale", "cache-control: no-cache")).asked
 
 
+@pytest.mark.parametrize(("line", "expected"), [("cache-control: no-cache", b"2"), ("x-a: 1", b"1")])
+async def test_5_2_1_4_no_cache_is_not_answered_by_what_began_before_it(site: Site, line: str, expected: bytes) -> None:
+    """Who asks for news does not get a response that was on its way already; others do."""
+    gate = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        number = len(site.requests)
+        await send({"type": "http.response.start", "status": 200, "headers": fields(FRESH)})
+        await send({"type": "http.response.body", "body": b"%d" % number, "more_body": True})
+        site.clock.advance(1)
+        await gate.wait()
+        await send({"type": "http.response.body"})
+
+    site.runs(slow)
+    first = asyncio.create_task(site.get())
+    await site.asked.wait()
+    second = asyncio.create_task(site.get(line))
+    await asyncio.sleep(0)
+    gate.set()
+    assert ((await first).body, (await second).body) == (b"1", expected)
+
+
 async def test_5_2_1_5_no_store(site: Site) -> None:
     """MUST NOT store any part of the request, nor of any response to it."""
     site.says(FRESH)
@@ -230,6 +255,17 @@ async def test_5_2_1_5_no_store_does_not_keep_from_using_what_is_stored(site: Si
     got = await site.get("cache-control: no-store, no-cache")
     assert got.body == b"2"
     assert (await site.get()).body == b"1", "nor is it stored by way of a validation"
+
+
+async def test_5_2_1_5_no_store_does_not_touch_what_is_stored(site: Site) -> None:
+    """Such a request goes on as it is; what is stored is for others."""
+    site.says(FRESH, 'etag: "a"', body=b"first")
+    await site.get()
+    site.says(FRESH, 'etag: "b"', body=b"second")
+    assert (await site.get("cache-control: no-store, no-cache")).body == b"second"
+    assert site.asked_with("if-none-match") == []
+    got = await site.get()
+    assert (got.asked, got.body) == (False, b"first")
 
 
 async def test_5_2_1_6_no_transform(site: Site) -> None:
