@@ -197,6 +197,17 @@ async def test_vary_and_key(site: Site) -> None:
     assert answer.headers["vary"] == "accept-language"
 
 
+async def test_a_key_does_not_say_whose_a_response_is(site: Site) -> None:
+    @site.app.get("/page")
+    @cached_response(ttl=60, key=plan_of)
+    async def page() -> int:
+        return site.count("page")
+
+    assert [await site.get("/page"), await site.get("/page")] == [1, 1]
+    assert [await site.get("/page", cookie=f"id={user}") for user in "ab"] == [2, 3]
+    assert [await site.get("/page", authorization=user) for user in "ab"] == [4, 5]
+
+
 async def test_defaults_of_a_router(site: Site, time: FakeClock) -> None:
     router = APIRouter(prefix="/api", dependencies=[Depends(CachedResponse(ttl=60, tags=["api"]))])
 

@@ -88,8 +88,8 @@ class Answering:
     def _covers(self, stored: Stored) -> bool:
         """Whether a stored response may answer a request with these credentials."""
         variants = self._variants
-        names, keyed = (variants.names, bool(variants.keyed)) if variants is not None else ((), False)
-        return storing.not_covered(self._request, stored.flags, names, keyed=keyed) is None
+        names, keyed = (variants.names, variants.keyed) if variants is not None else ((), ())
+        return storing.not_covered(self._request, stored.flags, names, keyed) is None
 
     async def serve(self) -> bool:
         """Answer with what was found, if that is good enough."""

@@ -19,7 +19,7 @@ from ..errors import InvalidArgument
 from ..sentinels import DEFAULT, Default
 from .fields import is_name
 from .requests import CREDENTIALS
-from .storing import Rules
+from .storing import USER, Rules
 
 __all__ = ["CacheRules", "Said", "cached_response", "keyed_values", "said"]
 
@@ -91,9 +91,9 @@ class CacheRules:
         for name in vary:
             if not is_name(name) or name == "*":
                 raise InvalidArgument(f"vary={name!r:.60}: the name of a request field, such as 'Accept-Language'")
-        keyed = [_register(function) for function in (key, per_user) if function is not None and callable(function)]
-        if per_user is True:
-            keyed.append(_register(_credentials))
+        keyed = [] if key is None or not callable(key) else [_register(key, "key:")]
+        if per_user is True or callable(per_user):
+            keyed.append(_register(_credentials if per_user is True else per_user, USER))
         for name, value in (("key", key), ("per_user", per_user)):
             if value is not None and not callable(value) and not (name == "per_user" and isinstance(value, bool)):
                 raise InvalidArgument(f"{name}={value!r:.60}: a function of the ASGI scope")
@@ -177,13 +177,13 @@ def _wrap(function: Callable[..., Any], rules: CacheRules) -> Callable[..., Any]
     return synchronous
 
 
-def _register(function: KeyFunction) -> str:
+def _register(function: KeyFunction, kind: str) -> str:
     """A name that means this function in every process of the application.
 
     Raises:
         InvalidArgument: another function has it.
     """
-    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(type(function)))}"
+    name = f"{kind}{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(type(function)))}"
     known = _FUNCTIONS.get(name, function)
     same = getattr(known, "__code__", None) == getattr(function, "__code__", known)
     if known is not function and (not same or getattr(function, "__closure__", None)):

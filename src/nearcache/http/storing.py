@@ -62,7 +62,7 @@ class Rules:
         if_error: seconds after it in which they may be served instead of an error.
         tags: by which they can be purged.
         vary: more names of request fields that tell them apart.
-        keyed: names of functions that tell them apart, of ``routes``.
+        keyed: names of functions that tell them apart, of ``routes``; those that name the user begin with ``USER``.
         per_user: True when they are told apart by user, False when they are the same for all; None when not said.
         etag: answer conditional requests, even when nothing is stored.
     """
@@ -78,6 +78,7 @@ class Rules:
 
 
 NO_RULES: Final = Rules()
+USER: Final = "user:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def terms(
     names = {*fields.names(response.all(b"vary")), *rules.vary}
     if b"*" in names:
         return Refusal("Vary: *")
-    uncovered = not_covered(request, flags, names, keyed=bool(rules.keyed))
+    uncovered = not_covered(request, flags, names, rules.keyed)
     if uncovered:
         return Refusal(f"the request has {uncovered.decode()}, and the response does not say that it may be shared")
     age = _initial_age(response, now, took)
@@ -190,9 +191,9 @@ def terms(
     )
 
 
-def not_covered(request: Request, flags: int, names: Iterable[bytes], *, keyed: bool) -> bytes | None:
+def not_covered(request: Request, flags: int, names: Iterable[bytes], keyed: Iterable[str]) -> bytes | None:
     """The credential in a request that a response is not told apart by, nor may be shared in spite of."""
-    if keyed or flags & SHARED:
+    if flags & SHARED or any(name.startswith(USER) for name in keyed):
         return None
     for credential in request.credentials:
         if credential == b"authorization":
