@@ -14,12 +14,13 @@ from ..core.loading import current_load
 from ..sentinels import ABSENT
 from . import serving, status, storing
 from .cache import safely
-from .exchange import BODY, START, Kept, Message, Receive, Recorder, Scope, Send, Turn
+from .exchange import START, Message, Receive, Recorder, Scope, Send, send_answer
 from .records import MADE_ETAG, VALIDATE, Pairs, Stored, Variants, as_stored, as_variants
 from .requests import Request, is_personal
 from .routes import Said, keyed_values, said
-from .serving import Answer, Use
+from .serving import Use
 from .storing import Refusal, Rules, Terms
+from .turns import Kept, Turn
 
 if TYPE_CHECKING:
     from .asgi import HTTPCacheMiddleware
@@ -391,9 +392,3 @@ def _telling(scope: Scope, outer: Scope, send: Send) -> Send:
         await send(message)
 
     return telling
-
-
-async def send_answer(send: Send, answer: Answer, *lines: tuple[bytes, bytes]) -> None:
-    """Send a response that is all there."""
-    await send({"type": START, "status": answer.status, "headers": [*answer.headers, *lines]})
-    await send({"type": BODY, "body": answer.body})

@@ -11,9 +11,9 @@ from ..core.ttl import milliseconds
 from ..errors import InvalidArgument
 from ..sentinels import ABSENT
 from . import storing
-from .answering import Answering, send_answer
+from .answering import Answering
 from .cache import HTTPCache
-from .exchange import BODY, START, App, Message, Receive, Scope, Send
+from .exchange import BODY, START, App, Message, Receive, Scope, Send, send_answer
 from .lifespan import Lifespan
 from .records import VALIDATE, as_stored
 from .requests import PERSON, SAFE, Request, is_personal, primary_key
