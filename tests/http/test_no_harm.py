@@ -10,13 +10,20 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from http import HTTPStatus
+from itertools import product
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from nearcache import AsyncCache, Settings
 from nearcache.http import HTTPCacheMiddleware
+from nearcache.http.routes import CacheRules
 
 from .conftest import App, Message, ask, http_scope
 
@@ -47,10 +54,10 @@ async def nothing_is_left_behind() -> AsyncIterator[None]:
     assert not complaints
 
 
-@pytest.fixture(params=["as it is", "with a ttl", "twice", "twice, two caches", "connecting by itself"])
-def wrap(request: pytest.FixtureRequest, cache: AsyncCache, settings: Settings) -> Wrap:
+@pytest.fixture
+def ways(cache: AsyncCache, settings: Settings) -> dict[str, Wrap]:
     """The ways an application can be behind the cache."""
-    ways: dict[str, Wrap] = {
+    return {
         "as it is": lambda app: HTTPCacheMiddleware(app, cache),
         "with a ttl": lambda app: HTTPCacheMiddleware(app, cache, ttl=300),
         "twice": lambda app: HTTPCacheMiddleware(HTTPCacheMiddleware(app, cache, ttl=300), cache, ttl=300),
@@ -59,6 +66,11 @@ def wrap(request: pytest.FixtureRequest, cache: AsyncCache, settings: Settings) 
         ),
         "connecting by itself": lambda app: HTTPCacheMiddleware(app, settings=settings, ttl=300),
     }
+
+
+@pytest.fixture(params=["as it is", "with a ttl", "twice", "twice, two caches", "connecting by itself"])
+def wrap(request: pytest.FixtureRequest, ways: dict[str, Wrap]) -> Wrap:
+    """Each of them."""
     return ways[request.param]
 
 
@@ -283,6 +295,70 @@ async def test_a_cancellation_that_is_never_waited_for(wrap: Wrap) -> None:
     await asyncio.sleep(0)
 
 
+async def test_nothing_is_sent_after_a_cancellation(cache: AsyncCache) -> None:
+    """The start of a response is held for a moment: until its body is there, or the application waits."""
+    messages: list[Message] = []
+
+    async def send(message: Message) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        messages.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": START, "status": 200, "headers": SIZED})
+        await asyncio.Future()
+
+    for turns in range(50):
+        messages.clear()
+        request = asyncio.create_task(HTTPCacheMiddleware(app, cache)(http_scope(f"/{turns}"), None, send))  # type: ignore[arg-type]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        request.cancel()
+        await asyncio.wait({request})
+        sent = len(messages)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(messages) == sent
+    assert messages[0]["type"] == START
+
+
+async def test_a_response_that_the_client_did_not_get_is_not_stored(cache: AsyncCache) -> None:
+    """Whatever the application makes of it, and whichever message it was."""
+    asked = 0
+
+    async def broken(message: Message) -> None:
+        if message["type"] == lost:
+            raise OSError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        CacheRules(etag=etag).apply()
+        for message in (told("start", status=200, headers=headers), told("body", body=b"four", more_body=more)):
+            with suppress(OSError):
+                await send(message)
+            if waits:
+                await asyncio.sleep(0.001)
+        if more:
+            await send(told("body"))
+
+    wrapped = HTTPCacheMiddleware(app, cache)
+    number = 0
+    for lost, headers, etag, more, waits in product((START, BODY), (FRESH, SIZED, STALE), *[(False, True)] * 3):
+        asked, number = 0, number + 1
+        await ask(HTTPCacheMiddleware(suppressing(app), cache), f"/{number}", send=broken)
+        assert (await ask(wrapped, f"/{number}")).body == b"four"
+        assert asked == 2, (lost, headers, etag, more, waits)
+
+
+def suppressing(app: App) -> App:
+    async def suppressed(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(OSError):
+            await app(scope, receive, send)
+
+    return suppressed
+
+
 # -- waiting for others
 
 
@@ -339,3 +415,260 @@ async def test_what_was_shared_before_is_waited_for(cache: AsyncCache, monkeypat
     go_on.set()
     await asyncio.gather(*tasks)
     assert asked == 2
+
+
+# -- the same messages, in the same order
+
+
+class Client:
+    """A client, and the server between: what both sides see, in order."""
+
+    def __init__(self, incoming: list[Message]) -> None:
+        self.log: list[Any] = []
+        self.got = asyncio.Condition()
+        self._incoming = [*incoming]
+        self.messages: list[Message] = []
+
+    async def receive(self) -> Message:
+        if self._incoming:
+            return self._incoming.pop(0)
+        return await asyncio.Future()
+
+    async def send(self, message: Message) -> None:
+        shown = dict(message)
+        if message["type"] == START:
+            shown["headers"] = [tuple(map(bytes, pair)) for pair in message.get("headers", ()) if pair[0] not in OURS]
+        if "body" in shown:
+            shown["body"] = bytes(shown["body"])
+        self.log.append(shown)
+        async with self.got:
+            self.messages.append(shown)
+            self.got.notify_all()
+
+    async def has(self, number: int) -> None:
+        """Wait until the client has so many messages."""
+        async with asyncio.timeout(2), self.got:
+            await self.got.wait_for(lambda: len(self.messages) >= number)
+
+
+Story = Callable[[Any, Any, Any, Client], Any]
+
+
+def told(message: str, **more: Any) -> Message:
+    return {"type": f"http.response.{message}", **more}
+
+
+def messages(*sent: Message) -> Story:
+    async def app(scope: Any, receive: Any, send: Any, client: Client) -> None:
+        for message in sent:
+            await send(message if "headers" in message and callable(message["headers"]) else dict(message))
+
+    return app
+
+
+async def one_by_one(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    """Every message has come before the next one is made."""
+    await send(told("start", status=200, headers=[*FRESH, (b"content-length", b"6")]))
+    await client.has(1)
+    for number in range(3):
+        await send(told("body", body=b"%02d" % number, more_body=number < 2))
+        await client.has(2 + number)
+    client.log.append("background")
+
+
+async def reads_its_request(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    body = []
+    while (message := await receive())["type"] == "http.request":
+        body.append(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    client.log.append(body)
+    await sending(send, *body)
+
+
+async def sees_the_client_leave(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    await send(told("start", status=200, headers=FRESH))
+    client.log.append([(await receive())["type"] for _ in range(2)])
+    await send(told("body", body=b"bye"))
+
+
+async def fails_at_once(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    raise ZeroDivisionError
+
+
+async def fails_after_the_start(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    await send(told("start", status=200, headers=SIZED))
+    raise ZeroDivisionError
+
+
+async def fails_in_the_middle(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    await send(told("start", status=200, headers=FRESH))
+    await send(told("body", body=b"a", more_body=True))
+    raise ZeroDivisionError
+
+
+async def fails_at_the_end(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    await sending(send, b"whole")
+    client.log.append("background")
+    raise ExceptionGroup("several", [ZeroDivisionError()])
+
+
+async def says_nothing(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    client.log.append("says nothing")
+
+
+async def only_starts(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    await send(told("start", status=200, headers=SIZED))
+
+
+async def a_generator_is_closed(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            client.log.append("closed")
+
+    await send(told("start", status=200, headers=FRESH))
+    generator = parts()
+    async for part in generator:
+        await send(told("body", body=part, more_body=True))
+        break
+    await generator.aclose()  # type: ignore[attr-defined]
+    await send(told("body"))
+
+
+async def sends_from_other_tasks(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    async with anyio.create_task_group() as group:
+        client.log.append(type(asyncio.current_task()).__name__)
+        group.start_soon(send, told("start", status=200, headers=FRESH))
+        await client.has(1)
+        group.start_soon(send, told("body", body=b"one"))
+
+
+async def is_asked_by_its_own_middleware(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    async def page(request: Any) -> Any:
+        return StreamingResponse(iter([b"a", b"b"]), headers={"cache-control": "max-age=60"})
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        response = await call_next(request)
+        response.headers["x-dispatched"] = "yes"
+        return response
+
+    await BaseHTTPMiddleware(Route("/", page), dispatch)(scope, receive, send)
+
+
+async def has_an_etag_made_and_sends_a_file(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    CacheRules(etag=True).apply()
+    await send(told("start", status=200, headers=[]))
+    await send(told("pathsend", path="/a"))
+
+
+async def has_an_etag_made_and_ends_with_trailers(scope: Any, receive: Any, send: Any, client: Client) -> None:
+    CacheRules(etag=True).apply()
+    await send(told("start", **TRAILERS))
+    await client.has(1)
+    await send(told("body", body=b"a"))
+    await send(told("trailers", headers=[]))
+
+
+class Bytes(bytes):
+    """A subclass, as some frameworks have."""
+
+
+TRAILERS = {"status": 200, "headers": [*FRESH, (b"trailer", b"x-sum")], "trailers": True}
+STORIES: dict[str, Story] = {
+    "streamed": messages(
+        told("start", status=200, headers=FRESH), *[told("body", body=b"a", more_body=True)] * 3, told("body")
+    ),
+    "one by one": one_by_one,
+    "with an etag of its own": messages(told("start", status=200, headers=STALE), told("body", body=b"a")),
+    "without headers": messages(told("start", status=200), told("body")),
+    "headers as lists": messages(told("start", status=200, headers=[[b"Cache-Control", b"max-age=9"]]), told("body")),
+    "headers as a tuple": messages(told("start", status=200, headers=((b"X-A", b"1"), (b"x-a", b"2"))), told("body")),
+    "headers of subclasses": messages(told("start", status=200, headers=[(Bytes(b"x-a"), Bytes(b"1"))]), told("body")),
+    "a status of a kind": messages(told("start", status=HTTPStatus.OK, headers=SIZED), told("body", body=b"full")),
+    "bytes of a kind": messages(told("start", status=200, headers=FRESH), told("body", body=Bytes(b"full"))),
+    "a bytearray": messages(told("start", status=200, headers=FRESH), told("body", body=bytearray(b"full"))),
+    "a memoryview": messages(told("start", status=200, headers=FRESH), told("body", body=memoryview(b"full"))),
+    "trailers": messages(
+        told("start", **TRAILERS),
+        told("body", body=b"a"),
+        told("trailers", headers=[(b"x-sum", b"1")], more_trailers=False),
+    ),
+    "a hint before": messages(
+        told("early_hint", links=[b"</a>"]), told("start", status=200, headers=FRESH), told("body")
+    ),
+    "a push between": messages(
+        told("start", status=200, headers=SIZED), told("push", path="/a", headers=[]), told("body", body=b"full")
+    ),
+    "debug": messages(
+        told("debug", info={"a": object}), told("start", status=200, headers=SIZED), told("body", body=b"full")
+    ),
+    "a path": messages(told("start", status=200, headers=SIZED), told("pathsend", path="/a")),
+    "a file": messages(told("start", status=200, headers=SIZED), told("zerocopysend", file=1, count=4), told("body")),
+    "events": messages(
+        told("start", status=200, headers=[*FRESH, (b"content-type", b"text/event-stream")]),
+        told("body", body=b"data: 1\n\n", more_body=True),
+        told("body", body=b"data: 2\n\n", more_body=True),
+    ),
+    "no content": messages(told("start", status=204, headers=FRESH), told("body")),
+    "not modified": messages(told("start", status=304, headers=FRESH), told("body")),
+    "early hints": messages(
+        told("start", status=103, headers=[]), told("start", status=200, headers=FRESH), told("body", body=b"a")
+    ),
+    "not found": messages(told("start", status=404, headers=SIZED), told("body", body=b"gone")),
+    "over the limit": messages(
+        told("start", status=200, headers=FRESH),
+        told("body", body=b"x" * 2**20, more_body=True),
+        told("body", body=b"x"),
+    ),
+    "too short": messages(told("start", status=200, headers=SIZED), told("body", body=b"cut")),
+    "reads its request": reads_its_request,
+    "sees the client leave": sees_the_client_leave,
+    "fails at once": fails_at_once,
+    "fails after the start": fails_after_the_start,
+    "fails in the middle": fails_in_the_middle,
+    "fails at the end": fails_at_the_end,
+    "says nothing": says_nothing,
+    "only starts": only_starts,
+    "a generator is closed": a_generator_is_closed,
+    "sends from other tasks": sends_from_other_tasks,
+    "has an etag made and sends a file": has_an_etag_made_and_sends_a_file,
+    "has an etag made and ends with trailers": has_an_etag_made_and_ends_with_trailers,
+    "is asked by its own middleware": is_asked_by_its_own_middleware,
+}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "GET": {},
+    "GET with a body": {"headers": [(b"content-length", b"4")]},
+    "GET if modified": {"headers": [(b"if-none-match", b'"x"')]},
+    "GET of a part": {"headers": [(b"range", b"bytes=0-0")]},
+    "GET with a cookie": {"headers": [(b"cookie", b"a=b")]},
+    **{method: {"method": method} for method in ("HEAD", "OPTIONS", "POST", "DELETE", "PROPFIND")},
+}
+
+
+async def tell(story: Story, wrap: Wrap, **scope: Any) -> list[Any]:
+    """What happens when an application with this story is asked."""
+    parts = [{"body": b"bo", "more_body": True}, {"body": b"dy"}]
+    client = Client([*({"type": "http.request", **part} for part in parts), {"type": "http.disconnect"}])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client.log.append({name: value for name, value in scope.items() if name != "state"})
+        await story(scope, receive, send, client)
+
+    try:
+        async with asyncio.timeout(10):
+            await wrap(app)(http_scope(**scope), client.receive, client.send)
+    except Exception as error:  # noqa: BLE001  # whatever it raised
+        client.log.append(repr(error))
+    return client.log
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+async def test_the_first_answer_is_the_same(ways: dict[str, Wrap], story: Story) -> None:
+    for name, asked in REQUESTS.items():
+        for way, wrap in ways.items():
+            path = quote(f"/{name}/{way}")
+            alone = await tell(story, lambda app: app, path=path, **asked)
+            assert await tell(story, wrap, path=path, **asked) == alone, f"{name}, {way}"

@@ -14,7 +14,7 @@ from ..core.loading import current_load
 from ..sentinels import ABSENT
 from . import serving, status, storing
 from .cache import safely
-from .exchange import START, Message, Receive, Recorder, Scope, Send, send_answer
+from .exchange import START, Message, Receive, Recorder, Scope, Send, send_answer, tell, telling, without_content
 from .records import MADE_ETAG, VALIDATE, Pairs, Stored, Variants, as_stored, as_variants
 from .requests import Request, is_personal
 from .routes import Said, keyed_values, said
@@ -176,7 +176,7 @@ class Answering:
         async def send(message: Message) -> None: ...
 
         try:
-            await behind._lead(turn, scope, _without_content(waiting), send)
+            await behind._lead(turn, scope, without_content(waiting), send)
         except Exception:  # noqa: BLE001  # there is nobody to tell but the log
             _log.warning("a stale response could not be refreshed: the application failed", exc_info=True)
             self._middleware.failed(self._place)
@@ -192,7 +192,7 @@ class Answering:
             validating = stored.status == 200 and headers is not None
             if validating:
                 scope = {**scope, "headers": headers}
-                told = _telling(scope, outer, send)
+                told = telling(scope, outer, send)
         voice = Said()
         recorder = Recorder(
             request,
@@ -221,9 +221,10 @@ class Answering:
             recorder.instead = True
         except BaseException:
             turn.drop()
+            recorder.stop()
             raise
         finally:
-            _tell(scope, outer)
+            tell(scope, outer)
             said.reset(token)
             voice.over = True
             if not recorder.instead:
@@ -242,7 +243,7 @@ class Answering:
         """The application answered with a 304 about something else: without our conditions it says what there is."""
         turn.give(None)
         await self._cache.remove([self._place])
-        await self._middleware.pass_on(self._scope, _without_content(self._receive), send)
+        await self._middleware.pass_on(self._scope, without_content(self._receive), send)
 
     async def _send_stored(self, turn: Turn, recorder: Recorder, stored: Stored, send: Send) -> None:
         """Answer with the stored response: the application said it still holds, or failed."""
@@ -364,31 +365,3 @@ class Answering:
 
 def _tags(rules: Rules, headers: Pairs) -> list[str]:
     return list(dict.fromkeys([*rules.tags, *storing.read_tags(headers)]))
-
-
-def _without_content(receive: Receive) -> Receive:
-    """A GET request again: without content, and then whatever comes."""
-    asked = False
-
-    async def again() -> Message:
-        nonlocal asked
-        if asked:
-            return await receive()
-        asked = True
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    return again
-
-
-def _tell(scope: Scope, outer: Scope) -> None:
-    """What the application put into its scope is seen by middleware in front: its route, for one."""
-    if scope is not outer:
-        outer.update((name, value) for name, value in scope.items() if name != "headers")
-
-
-def _telling(scope: Scope, outer: Scope, send: Send) -> Send:
-    async def telling(message: Message) -> None:
-        _tell(scope, outer)
-        await send(message)
-
-    return telling

@@ -20,7 +20,18 @@ from .status import forwarded
 from .storing import NO_RULES, Refusal, Rules, Terms
 from .turns import is_of_a_scope
 
-__all__ = ["App", "Message", "Receive", "Recorder", "Scope", "Send", "send_answer"]
+__all__ = [
+    "App",
+    "Message",
+    "Receive",
+    "Recorder",
+    "Scope",
+    "Send",
+    "send_answer",
+    "tell",
+    "telling",
+    "without_content",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -99,6 +110,7 @@ class Recorder:
         self._asked_with_body = False
         self._body = bytearray()
         self._held: Message | None = None  # the start of a response, until its body shows whether it is all there
+        self._leaving: asyncio.Future[None] | None = None  # the same on its way, without its body
         self.status = 0
         self.headers: Pairs = ()
         self.terms: Terms | None = None
@@ -136,18 +148,18 @@ class Recorder:
             if start is None:
                 return
             message = start
-        elif kind == BODY:
-            if self._held is not None:
+        elif kind != BODY and self.terms is not None:
+            self._refuse()  # its body travels by another way: a file sent by path, for one
+        complete = kind == BODY and not message.get("more_body", False)
+        try:
+            if kind == BODY and self._held is not None:
                 start, self._held = self._held, None
                 message = await self._release(start, message)
-            if self.terms is not None:
+            else:
+                await self.flush()
+            if kind == BODY and self.terms is not None:
                 self._keep(message.get("body", b""))
-        elif self.terms is not None:
-            self._refuse()  # its body travels by another way: a file sent by path, for one
-            await self.flush()
-        complete = kind == BODY and not message.get("more_body", False)
-        terms = self.terms
-        try:
+            terms = self.terms
             await self._send(message)
         except BaseException:
             self._refuse(firm=False, again=True)
@@ -156,10 +168,25 @@ class Recorder:
             await self._complete(terms)
 
     async def flush(self) -> None:
-        """Send the start of a response that has no body, or none any more."""
+        """Send the start of a response that has no body, or none yet; wait until it is sent."""
         if self._held is not None:
             start, self._held = self._held, None
             await self._send(start)
+        elif self._leaving is not None:
+            leaving, self._leaving = self._leaving, None
+            await leaving
+
+    def _let_go(self) -> None:
+        """The application waits for something, and its body may take long: the client gets the start."""
+        if self._held is not None:
+            start, self._held = self._held, None
+            self._leaving = asyncio.ensure_future(self._send(start))
+
+    def stop(self) -> None:
+        """The application was cancelled: nothing is sent any more."""
+        self._held = None
+        if self._leaving is not None:
+            self._leaving.cancel()
 
     def _begin(self, message: Message) -> Message | None:
         self.status, self._came = message["status"], self._clock()
@@ -188,14 +215,15 @@ class Recorder:
             headers.append(forwarded(self._why, stored=True))
         message = {**message, "headers": headers}
         names = {name.lower() for name, _ in headers}
-        if self.status == 200 and self._may_hold(names):
+        if self.status != 200 or message.get("trailers"):
+            return message
+        # An ETag is made of a whole body: of one that comes with the start, or where the route asks for it.
+        if self.rules.etag:
             self._held = message
-            return None
-        return message
-
-    def _may_hold(self, names: set[bytes]) -> bool:
-        """An ETag is made of a whole body: of one that will be there at once, or where the route asks for it."""
-        return self.rules.etag or (self.terms is not None and b"etag" not in names and b"content-length" in names)
+        elif self.terms is not None and b"etag" not in names and b"content-length" in names:
+            self._held = message
+            asyncio.get_running_loop().call_soon(self._let_go)
+        return message if self._held is None else None
 
     async def _release(self, start: Message, body: Message) -> Message:
         """Send the start that was held back, with an ETag if this is the whole body; the body message to be sent."""
@@ -270,3 +298,31 @@ async def send_answer(send: Send, answer: Answer, *lines: tuple[bytes, bytes]) -
     """Send a response that is all there."""
     await send({"type": START, "status": answer.status, "headers": [*answer.headers, *lines]})
     await send({"type": BODY, "body": answer.body})
+
+
+def tell(scope: Scope, outer: Scope) -> None:
+    """What the application put into its scope is seen by middleware in front: its route, for one."""
+    if scope is not outer:
+        outer.update((name, value) for name, value in scope.items() if name != "headers")
+
+
+def telling(scope: Scope, outer: Scope, send: Send) -> Send:
+    async def telling(message: Message) -> None:
+        tell(scope, outer)
+        await send(message)
+
+    return telling
+
+
+def without_content(receive: Receive) -> Receive:
+    """A GET request again: without content, and then whatever comes."""
+    asked = False
+
+    async def again() -> Message:
+        nonlocal asked
+        if asked:
+            return await receive()
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return again
