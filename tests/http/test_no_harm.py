@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import product
@@ -152,6 +153,104 @@ async def test_what_a_request_leaves_behind_asks_like_anybody_else(cache: AsyncC
 
 async def _body(app: App, path: str) -> bytes:
     return (await ask(app, path)).body
+
+
+# -- loops
+
+
+def without_a_loop(request: Coroutine[Any, Any, None]) -> None:
+    """Carry out a request that waits for nothing; as trio would, there is no asyncio around it."""
+    with pytest.raises(StopIteration):
+        request.send(None)
+
+
+@pytest.mark.parametrize(
+    "scope", [http_scope(), http_scope(method="POST"), {"type": "lifespan"}, {"type": "websocket"}]
+)
+def test_without_asyncio_every_request_is_passed_through(scope: Any) -> None:
+    """Without the fields that speak to the cache: these are nobody else's business."""
+    sent: list[Message] = []
+    headers = [(b"cache-control", b"max-age=60"), (b"cache-tag", b"a")]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope is scope_given
+        await sending(send, b"answer", headers=headers)
+
+    for middleware in (HTTPCacheMiddleware(app, AsyncCache()), HTTPCacheMiddleware(app)):
+        for _ in range(2):
+            scope_given = scope
+            without_a_loop(middleware(scope, None, send))  # type: ignore[arg-type]
+    kept = headers[:1] if scope["type"] == "http" else headers
+    answer = [{"type": START, "status": 200, "headers": kept}, {"type": BODY, "body": b"answer", "more_body": False}]
+    assert sent == answer * 4
+
+
+def test_a_loop_for_each_request(settings: Settings) -> None:
+    """As starlette's test client has, without its context manager; and loops in threads, side by side."""
+    asked = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.001)
+        await sending(send, b"answer")
+
+    wrapped = HTTPCacheMiddleware(app, settings=settings)
+    for _ in range(3):
+        assert asyncio.run(_body(wrapped, "/")) == b"answer"
+    assert asked == 1
+
+    async def many() -> list[bytes]:
+        return await asyncio.gather(*(_body(wrapped, f"/{number}") for number in range(20)))
+
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(asyncio.run, many()) for _ in range(4)]
+        assert [each.result(30) for each in running] == [[b"answer"] * 20] * 4
+    assert asked <= 1 + 80
+
+
+def test_a_loop_that_is_torn_down_while_the_application_answers(settings: Settings) -> None:
+    """Nobody is there to be told, nothing fails in a corner, and the next loop's requests fare well."""
+    begun: list[asyncio.Future[None]] = []
+    complaints: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/head":
+            await send({"type": START, "status": 200, "headers": SIZED})
+        begun.append(asyncio.Future())
+        if len(begun) == 1:
+            await begun[0]
+        await sending(send, b"answer")
+
+    async def until_begun() -> None:
+        while not begun:  # noqa: ASYNC110  # a loop that is about to end
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def never(message: Message) -> None:
+        await asyncio.Future()
+
+    async def soon(path: str) -> bytes:
+        async with asyncio.timeout(10):
+            return await _body(wrapped, path)
+
+    wrapped = HTTPCacheMiddleware(app, settings=settings)
+    for path in ("/", "/head"):
+        begun.clear()
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        request = loop.create_task(ask(wrapped, path, send=never))
+        loop.run_until_complete(until_begun())
+        loop.close()
+        del request, loop
+        gc.collect()
+        assert asyncio.run(soon(path)) == b"answer"
+        gc.collect()
+    assert set(complaints) == {"Task was destroyed but it is pending!"}
 
 
 # -- what middleware in front sees of the application

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import Token
 from copy import copy
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -220,12 +222,13 @@ class Answering:
             _log.warning("the application failed: a stale response is served instead", exc_info=True)
             recorder.instead = True
         except BaseException:
-            turn.drop()
-            recorder.stop()
+            with suppress(RuntimeError):  # the loop is torn down
+                turn.drop()
+                recorder.stop()
             raise
         finally:
             tell(scope, outer)
-            said.reset(token)
+            _unset(token)
             voice.over = True
             if not recorder.instead:
                 turn.leave(recorder.gone)
@@ -345,7 +348,7 @@ class Answering:
         try:
             await self._middleware.pass_on(self._scope, self._receive, watching)
         finally:
-            said.reset(token)
+            _unset(token)
 
     async def _heard(self, stored: Stored, news: Pairs, rules: Rules, began: float) -> None:
         """Update what is stored by the response to a HEAD request, or remove it."""
@@ -361,6 +364,11 @@ class Answering:
         else:
             kept = Kept(tuple(fresh), terms.keep, list(fresh.tags))
             await self._replace(self._place, stored, kept)
+
+
+def _unset(token: Token[Said | None]) -> None:
+    with suppress(ValueError):  # a coroutine whose loop was torn down is closed in another context
+        said.reset(token)
 
 
 def _tags(rules: Rules, headers: Pairs) -> list[str]:
