@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from itertools import product
 from typing import Any
@@ -18,11 +21,15 @@ from urllib.parse import quote
 
 import anyio
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.responses import StreamingResponse
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route
 
-from nearcache import AsyncCache, Settings
+from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
 from nearcache.http import HTTPCacheMiddleware
 from nearcache.http.routes import CacheRules
 
@@ -45,6 +52,7 @@ async def nothing_is_left_behind() -> AsyncIterator[None]:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
     before = asyncio.all_tasks()
     yield
+    await get_multi_redis_connection_manager().disconnect_all()
     mine = asyncio.current_task()
     left = {task for task in asyncio.all_tasks() - before if task is not mine}
     if left:
@@ -771,3 +779,264 @@ async def test_the_first_answer_is_the_same(ways: dict[str, Wrap], story: Story)
             path = quote(f"/{name}/{way}")
             alone = await tell(story, lambda app: app, path=path, **asked)
             assert await tell(story, wrap, path=path, **asked) == alone, f"{name}, {way}"
+
+
+PLAIN = ["a status of a kind", "headers of subclasses", "bytes of a kind", "a bytearray", "a memoryview", "not found"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_the_second_answer_is_the_same_too(url: str, name: str) -> None:
+    """From a server, as another process reads it."""
+    settings = Settings(redis_url=url, queue_redis_url=url, _env_file=None)
+    answers: list[Any] = []
+    for client in ("cache", "queue"):
+        cache = AsyncCache(3600, "app", client)
+        await cache.initialize(settings)
+        log = await tell(STORIES[name], lambda app: HTTPCacheMiddleware(app, cache, ttl=300))  # noqa: B023
+        answers.append([event for event in log if event.get("type") in (START, BODY)])
+    first, second = answers
+    assert len(log) == 2, "the application is not asked again"
+    added = [pair for pair in second[0]["headers"] if pair not in first[0]["headers"]]
+    assert added in ([], [(b"content-length", b"%d" % len(second[1].get("body", b"")))])
+    assert second[0]["status"] == first[0]["status"]
+    assert type(second[0]["status"]) is int
+    assert second[1].get("body", b"") == first[1].get("body", b"")
+
+
+# -- what is around an application
+
+
+@pytest.mark.parametrize("kind", ["websocket", "webtransport", "lifespan"])
+async def test_what_is_not_http_is_none_of_its_business(cache: AsyncCache, kind: str) -> None:
+    calls: list[Any] = []
+
+    async def app(*call: Any) -> None:
+        calls.append(call)
+        raise LookupError
+
+    given = {"type": kind, "extensions": {"websocket.http.response": {}}}, object(), object()
+    with pytest.raises(LookupError):
+        await HTTPCacheMiddleware(app, cache)(*given)  # type: ignore[arg-type]
+    assert all(one is other for one, other in zip(calls[0], given, strict=True))
+
+
+async def test_extensions_and_all_else_in_the_scope_are_the_servers(wrap: Wrap) -> None:
+    extensions: dict[str, Any] = {"tls": {"server_cert": None}, "http.response.pathsend": {}, "http.response.debug": {}}
+    state: dict[str, Any] = {"a": 1}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope is seen[0]
+        assert scope["extensions"] is extensions
+        assert scope["state"] is state
+        assert asyncio.current_task() is task
+        state["b"] = 2
+        variable.set("of the application")
+        await sending(send, b"answer")
+
+    async def in_front(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await wrapped(scope, receive, send)
+        assert variable.get() == "of the application"
+
+    seen: list[Any] = []
+    wrapped = wrap(app)
+    variable = ContextVar("variable", default="")
+    task = asyncio.current_task()
+    before = http_scope(state=state, extensions=extensions, client=("a", 1), server=None)
+    await ask(in_front, state=state, extensions=extensions, client=("a", 1), server=None)
+    assert seen == [before]
+    assert state == {"a": 1, "b": 2}
+
+
+class Unready:
+    """What Django's middleware puts into a scope before it knows who is asking."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("accessed before it is ready")
+
+    @property
+    def is_authenticated(self) -> bool:
+        raise LookupError
+
+
+@pytest.mark.parametrize("name", ["user", "session"])
+async def test_a_user_who_is_not_known_yet(cache: AsyncCache, name: str) -> None:
+    """Nobody's answer is shared that may be somebody's."""
+    asked = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await sending(send, b"mine")
+
+    for _ in range(2):
+        assert (await ask(HTTPCacheMiddleware(app, cache, ttl=300), **{name: Unready()})).body == b"mine"
+    assert asked == 2
+
+
+async def test_request_fields_that_can_be_read_once(wrap: Wrap) -> None:
+    fields = [(b"host", b"example.com"), (b"accept", b"text/plain")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert [*scope["headers"]] == fields
+        await sending(send, b"answer")
+
+    async def in_front(scope: Any, receive: Any, send: Any) -> None:
+        await wrapped({**scope, "headers": iter(fields)}, receive, send)
+
+    wrapped = wrap(app)
+    assert (await ask(in_front)).body == b"answer"
+
+
+def build(log: list[str], *, inside: bool, outside: bool, wrap: Wrap) -> App:
+    """A starlette application with tasks in the background, and middleware that runs it in a task of its own."""
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        response = await call_next(request)
+        log.append(f"route {request.scope.get('route')!r:.5}, {request.scope.get('path_params')}")
+        return response
+
+    def later(name: str) -> BackgroundTask:
+        async def run() -> None:
+            log.append(f"{name} begins")
+            await asyncio.sleep(0)
+            log.append(f"{name} ends")
+
+        return BackgroundTask(run)
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            for number in range(3):
+                await asyncio.sleep(0)
+                yield b"%d" % number
+        finally:
+            log.append("closed")
+
+    async def page(request: Any) -> Any:
+        variable.set(request.path_params["name"])
+        return PlainTextResponse("page", headers={"cache-control": "max-age=60"}, background=later("page"))
+
+    async def stream(request: Any) -> Any:
+        return StreamingResponse(parts(), headers={"cache-control": "max-age=60"}, background=later("stream"))
+
+    async def fails(request: Any) -> Any:
+        raise ZeroDivisionError
+
+    variable = ContextVar("variable", default="")
+    routes = [Route("/page/{name}", page), Route("/stream/{name}", stream), Route("/fails/{name}", fails)]
+    middleware = [Middleware(BaseHTTPMiddleware, dispatch=dispatch)] if inside else []
+    app: App = wrap(Starlette(routes=routes, middleware=middleware))
+    mounted = Starlette(routes=[Mount("/sub", app)])
+    if outside:
+        mounted.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    return wrap(mounted)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("outside", [False, True])
+async def test_a_framework_with_its_middleware(wrap: Wrap, inside: bool, outside: bool) -> None:
+    """The application is behind the cache, and so is the one it is mounted in."""
+    for path in ("/sub/page/a", "/sub/stream/a", "/sub/fails/a", "/sub/missing", "/sub/page"):
+        results = []
+        for way in (lambda app: app, wrap):
+            log: list[str] = []
+            client = Client([{"type": "http.request"}])
+            try:
+                await build(log, inside=inside, outside=outside, wrap=way)(
+                    http_scope(path), client.receive, client.send
+                )
+            except Exception as error:  # noqa: BLE001  # whatever it raised
+                log.append(repr(error))
+            results.append((log, client.log))
+        assert results[0] == results[1]
+
+
+# -- servers
+
+
+REQUEST = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@asynccontextmanager
+async def uvicorn_serves(app: Any) -> AsyncIterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started:
+            assert not serving.done()
+            await asyncio.sleep(0.01)
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        await serving
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@asynccontextmanager
+async def hypercorn_serves(app: Any) -> AsyncIterator[int]:
+    hypercorn = pytest.importorskip("hypercorn.asyncio")
+    config = importlib.import_module("hypercorn.config").Config()
+    config.bind = [f"127.0.0.1:{(port := free_port())}"]
+    config.errorlog = None
+    ended = asyncio.Event()
+    serving = asyncio.create_task(hypercorn.serve(app, config, shutdown_trigger=ended.wait))
+    yield port
+    ended.set()
+    await serving
+
+
+@asynccontextmanager
+async def granian_serves(app: Any) -> AsyncIterator[int]:
+    granian = pytest.importorskip("granian.server.embed")
+    port = free_port()
+    server = granian.Server(app, port=port, interface="asgi", log_enabled=False)
+    serving = asyncio.create_task(server.serve())
+    yield port
+    server.stop()
+    await serving
+
+
+@pytest.mark.parametrize(
+    "serves", [uvicorn_serves, hypercorn_serves, granian_serves], ids=["uvicorn", "hypercorn", "granian"]
+)
+async def test_behind_a_server(settings: Settings, serves: Any) -> None:
+    asked: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while (message := await receive())["type"] != "lifespan.shutdown":
+                await send({"type": message["type"] + ".complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        asked.append(scope["path"])
+        if scope["path"] == "/fails":
+            raise ZeroDivisionError
+        parts = [b"a" * 100_000, b"b"] if scope["path"] == "/stream" else [b"whole"]
+        await sending(send, *parts)
+
+    async def get(path: str) -> bytes:
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(OSError):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    break
+                await asyncio.sleep(0.02)
+        writer.write(REQUEST % path.encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async with serves(HTTPCacheMiddleware(app, settings=settings)) as port:
+        for path in ("page", "stream", "fails"):
+            first, second = [await get(path) for _ in range(2)]
+            if path == "fails":
+                assert b" 500 " in first[:20]
+                assert b" 500 " in second[:20]
+            else:
+                assert b"; hit; ttl=" in second
+                assert first.count(b"a" * 1000) == second.count(b"a" * 1000)
+    assert asked == ["/page", "/stream", "/fails", "/fails"]

@@ -189,7 +189,7 @@ class Recorder:
             self._leaving.cancel()
 
     def _begin(self, message: Message) -> Message | None:
-        self.status, self._came = message["status"], self._clock()
+        self.status, self._came = int(message["status"]), self._clock()
         # An iterator can be read once: the next in line gets a list.
         headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
         self.headers = tuple(headers)

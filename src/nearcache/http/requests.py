@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote
@@ -53,11 +53,14 @@ class Request:
 
     __slots__ = ("cacheable", "credentials", "fields", "head", "headers", "host")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
         method = scope["method"]
         self.head = method == "HEAD"
         self.cacheable = method == "GET" or self.head
-        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        headers = scope["headers"]
+        if not isinstance(headers, list | tuple):  # an iterator can be read once
+            headers = scope["headers"] = [*headers]
+        self.headers: list[tuple[bytes, bytes]] = headers
         self.fields: dict[bytes, list[bytes]] = _NOTHING
         self.host = b""
         credentials: set[bytes] | None = None
@@ -135,7 +138,10 @@ class Request:
 def is_personal(scope: Scope) -> bool:
     """Whether a middleware in front has found a session with something in it, or a user who is logged in."""
     user = scope.get("user")
-    return bool(scope.get("session")) or bool(getattr(user, "is_authenticated", user))
+    try:
+        return bool(scope.get("session")) or bool(getattr(user, "is_authenticated", user))
+    except Exception:  # noqa: BLE001  # neither can be asked yet: as Django's, before they are looked up
+        return True
 
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
