@@ -94,11 +94,9 @@ class ValkeyServer:
 
     def start(self) -> Self:
         """Start it and wait until it answers; after ``kill`` or ``stop`` again on the same port."""
-        binary = str(get_binary_path())
-        listen = ["--bind", self.host, "--port", str(self.port), "--unixsocket", self.socket_path]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, *listen, "--save", "", "--dir", str(self.directory), *self._config],
+                [str(get_binary_path()), *self._arguments()],
                 stdout=log,
                 stderr=log,
             )
@@ -112,15 +110,31 @@ class ValkeyServer:
         self._wait_until_ready()
         return self
 
+    def _arguments(self) -> list[str]:
+        listen = ["--bind", self.host, "--port", str(self.port), "--unixsocket", self.socket_path]
+        return [*listen, "--save", "", "--dir", str(self.directory), *self._config]
+
     def command(self, *words: str | bytes | float, db: int = 0) -> Any:
         """Ask the server itself. Replies are bytes, as they came."""
+        try:
+            self._connected().command("SELECT", db)
+        except ConnectionError:  # a server that changes its role drops its clients
+            self._disconnect()
+            self._connected().command("SELECT", db)
+        return self._connected().command(*words)
+
+    def _connected(self) -> Client:
         if self._client is None:
             client = Client(self.socket_path)
             if self.password:
                 client.command("AUTH", self.password)
             self._client = client
-        self._client.command("SELECT", db)
-        return self._client.command(*words)
+        return self._client
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): connections stay open and nothing answers."""
@@ -153,9 +167,7 @@ class ValkeyServer:
         self.stop()
 
     def _reap(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._disconnect()
         # The watchdog first: it must not outlive the pid it knows.
         for process in (self._watchdog, self._process):
             if process is not None:
@@ -172,15 +184,118 @@ class ValkeyServer:
                 if self.command("PING") == b"PONG":
                     return
             except (OSError, hiredis.ReplyError) as error:
-                if self._client is not None:
-                    self._client.close()
-                    self._client = None
+                self._disconnect()
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     log = (self.directory / "log").read_text(errors="replace")
                     self.stop()
                     raise RuntimeError(f"the test server did not start ({error}):\n{log[-2000:]}") from error
             time.sleep(0.01)
+
+
+class SentinelServer(ValkeyServer):
+    """A sentinel that watches ``primary`` under the name ``service``.
+
+    Args:
+        primary: what it watches.
+        quorum: so many sentinels have to find it down.
+        down_after: milliseconds without an answer after which it does so.
+        password: the sentinel's own.
+    """
+
+    service = "main"
+
+    def __init__(
+        self, primary: ValkeyServer, *, quorum: int = 1, down_after: int = 60_000, password: str | None = None
+    ) -> None:
+        super().__init__(password=password)
+        self._primary = primary
+        self._rules = [
+            *([f"sentinel auth-pass {self.service} {primary.password}"] if primary.password else []),
+            f"sentinel down-after-milliseconds {self.service} {down_after}",
+            f"sentinel failover-timeout {self.service} 2000",
+        ]
+        self._quorum = quorum
+
+    def _arguments(self) -> list[str]:
+        file = self.directory / "sentinel.conf"  # it writes down there what it finds out
+        if not file.exists():
+            watch = f"sentinel monitor {self.service} {self._primary.host} {self._primary.port} {self._quorum}"
+            file.write_text("\n".join([watch, *self._rules, ""]))
+        return [str(file), "--sentinel", *super()._arguments()]
+
+    def command(self, *words: str | bytes | float, db: int = 0) -> Any:
+        """Ask the sentinel itself: it has no databases."""
+        return self._connected().command(*words)
+
+    def watch(self, primary: ValkeyServer) -> None:
+        """From now on name another server."""
+        self.command("SENTINEL", "REMOVE", self.service)
+        self.command("SENTINEL", "MONITOR", self.service, primary.host, primary.port, self._quorum)
+        self.command("SENTINEL", "SET", self.service, "down-after-milliseconds", 60_000)
+
+    def facts(self) -> dict[bytes, bytes]:
+        """What it says of the service."""
+        answer = self.command("SENTINEL", "MASTER", self.service)
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+class WatchedServers:
+    """A primary, two replicas, and three sentinels that replace it half a second after it is gone."""
+
+    def __init__(self, *, password: str | None = None, sentinel_password: str | None = None) -> None:
+        auth = ("--masterauth", password) if password else ()
+        self._first = ValkeyServer(*auth, password=password)
+        replica_of = ("--replicaof", f"{self._first.host} {self._first.port}", "--repl-diskless-sync-delay", "0")
+        self.servers = [self._first, *(ValkeyServer(*replica_of, *auth, password=password) for _ in range(2))]
+        self.sentinels = [
+            SentinelServer(self._first, quorum=2, down_after=500, password=sentinel_password) for _ in range(3)
+        ]
+
+    @property
+    def url(self) -> str:
+        user = f":{self._first.password}@" if self._first.password else ""
+        nodes = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{user}{nodes}/{SentinelServer.service}/0"
+
+    @property
+    def primary(self) -> ValkeyServer:
+        """The server that the first sentinel names."""
+        _, port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SentinelServer.service)
+        return next(server for server in self.servers if server.port == int(port))
+
+    def kill_primary(self) -> None:
+        """SIGKILL; the sentinels will find out."""
+        self.primary.kill()
+
+    def wait_for_primary(self, other_than: ValkeyServer) -> ValkeyServer:
+        """The next primary, once it takes writes."""
+        wait_until(lambda: self.primary is not other_than, "the sentinels to name another primary", seconds=30)
+        primary = self.primary
+        wait_until(lambda: primary.command("ROLE")[0] == b"master", "the replica to become the primary")
+        return primary
+
+    def __enter__(self) -> Self:
+        try:
+            for server in self.servers:
+                server.start()
+            wait_until(lambda: len(self._first.command("ROLE")[2]) == 2, "both replicas to have connected")
+            for sentinel in self.sentinels:
+                sentinel.start()
+            for sentinel in self.sentinels:
+                wait_until(lambda: self._knows_all(sentinel), "the sentinels to know each other")  # noqa: B023
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for server in (*self.sentinels, *self.servers):
+            server.stop()
+
+    def _knows_all(self, sentinel: SentinelServer) -> bool:
+        facts = sentinel.facts()
+        return (facts[b"num-slaves"], facts[b"num-other-sentinels"]) == (b"2", b"2")
 
 
 def _free_port() -> int:
