@@ -24,19 +24,17 @@ from .core.leases import Holder
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
 from .tiers.memory import NearTier
-from .transport.driver import make_driver
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
 from .transport.thread_lane import ThreadLane
+from .transport.topology import Topology
 
 if TYPE_CHECKING:
     import redis.asyncio
 
     from .settings import Settings
-    from .transport.embedded import EmbeddedServer
     from .transport.endpoint import Endpoint
-    from .transport.wire import Wire
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -58,7 +56,7 @@ class ConnectionStatus(Record):
 
     Attributes:
         connected: a connection is up in this process.
-        host: the server's host, the socket's path, or what stands for it.
+        host: the server's host (where sentinels watch it, the primary's), the socket's path, or what stands for it.
         port: the server's port; 0 where there is none.
         db: the database.
         latency: seconds of the last ping; None before the first.
@@ -93,10 +91,10 @@ class Client:
     """
 
     def __init__(self, name: str, endpoint: Endpoint, settings: Settings) -> None:
-        if endpoint.kind in {"sentinel", "cluster"}:
+        if endpoint.kind == "cluster":
             raise ConfigurationError(
-                f"{name}: {endpoint.kind} URLs are understood but not served by this version: give the address of "
-                "one server (redis://host:port/db)"
+                f"{name}: cluster URLs are understood but not served by this version: give the address of one server "
+                "(redis://host:port/db), or of sentinels (redis+sentinel://host:port,…/service/db)"
             )
         self.name = name
         self.endpoint = endpoint
@@ -122,8 +120,13 @@ class Client:
             store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)
             self._memory = MemoryLink(store, self.near, track_all=settings.near_enabled)
             self.near.attach(self._memory)
-        self._embedded: EmbeddedServer | None = None
-        self._driver: redis.asyncio.Redis | None = None
+        self.topology = Topology(
+            endpoint,
+            command_timeout=settings.command_timeout,
+            connect_timeout=settings.connect_timeout,
+            client_name=f"nearcache-{name}",
+            track_all=settings.near_enabled,
+        )
         self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
         self.open = True
         self._latency: float | None = None
@@ -158,11 +161,8 @@ class Client:
         with self._lock:
             if self._thread_lane is None:
                 self._thread_lane = ThreadLane(
-                    self.endpoint,
-                    self._start_embedded if self.endpoint.kind == "embedded" else lambda: None,
-                    client_name=f"nearcache-{self.name}",
+                    self.topology.thread_opener(self.near),
                     command_timeout=self.settings.command_timeout,
-                    connect_timeout=self.settings.connect_timeout,
                     breaker=self.breaker,
                     on_state=self._changed,
                     listener=self.near,
@@ -189,7 +189,7 @@ class Client:
             settings = self.settings
             lane = self._lanes[loop] = Lane(
                 loop,
-                self._open_wire,
+                self.topology.opener(),
                 command_timeout=settings.command_timeout,
                 connect_timeout=settings.connect_timeout,
                 max_in_flight=settings.max_in_flight,
@@ -200,29 +200,6 @@ class Client:
             )
             self.near.attach(lane)
             return lane
-
-    async def _open_wire(self, kill: int | None) -> Wire:
-        from .transport.handshake import open_wire
-
-        socket_path = None
-        if self.endpoint.kind == "embedded":
-            socket_path = await asyncio.to_thread(self._start_embedded)
-        return await open_wire(
-            self.endpoint,
-            command_timeout=self.settings.command_timeout,
-            client_name=f"nearcache-{self.name}",
-            kill=kill,
-            socket_path=socket_path,
-            track_all=self.settings.near_enabled,
-        )
-
-    def _start_embedded(self) -> str:
-        from .transport.embedded import acquire
-
-        with self._lock:
-            if self._embedded is None:
-                self._embedded = acquire(self.endpoint.path)
-        return self._embedded.ensure()
 
     # -- what the caches on it share
 
@@ -295,12 +272,7 @@ class Client:
         thread_lane, self._thread_lane = self._thread_lane, None
         if thread_lane is not None:
             await asyncio.to_thread(thread_lane.close)
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            await driver.aclose()
-        embedded, self._embedded = self._embedded, None
-        if embedded is not None:
-            await asyncio.to_thread(embedded.release)
+        await self.topology.aclose()
 
     def forget_in_child(self) -> None:
         """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
@@ -312,7 +284,7 @@ class Client:
             self._thread_lane.forget_in_child()
         self._lock = threading.Lock()
         self.flights.forget()
-        self._driver = None
+        self.topology.forget_in_child()
 
     # -- how it is
 
@@ -325,8 +297,8 @@ class Client:
     def status(self) -> ConnectionStatus:
         return ConnectionStatus(
             connected=self.open and self.connected,
-            host=self.endpoint.host,
-            port=self.endpoint.port,
+            host=self.topology.at.host,
+            port=self.topology.at.port,
             db=self.endpoint.db,
             latency=self._latency,
             server="memory" if self._memory is not None else self._server,
@@ -338,7 +310,7 @@ class Client:
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
-        where = f"{self.name} client: {self.endpoint.address} db {self.endpoint.db}"
+        where = f"{self.name} client: {self.topology.address} db {self.endpoint.db}"
         if error is None:
             self._server = lane.server
             self._reconnects += lane.connects > 1
@@ -371,14 +343,7 @@ class Client:
         """
         if self._memory is not None:
             raise ConfigurationError(f"client {self.name!r} is {self.endpoint.address}: there is no server to talk to")
-        if self._driver is None:
-            self._driver = make_driver(
-                self.endpoint,
-                self._start_embedded() if self.endpoint.kind == "embedded" else self.endpoint.path,
-                command_timeout=self.settings.command_timeout,
-                connect_timeout=self.settings.connect_timeout,
-            )
-        return self._driver
+        return self.topology.driver()
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -18,6 +18,7 @@ from nearcache.errors import ConfigurationError, ConnectionFailed
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import ask, open_wire
 from nearcache.transport.thread_lane import ThreadLane
+from nearcache.transport.thread_wire import open_thread_wire
 from nearcache.transport.wire import Wire
 
 from ..lanes import (
@@ -281,13 +282,12 @@ async def test_tls(tls_port: tuple[int, Path]) -> None:
 
 
 def thread_lane(url: str) -> ThreadLane:
-    listener = Versions()
+    listener, endpoint = Versions(), parse_url(url, variable="url")
     lane = ThreadLane(
-        parse_url(url, variable="url"),
-        lambda: None,
-        client_name="threads",
+        lambda kill: open_thread_wire(
+            endpoint, listener, command_timeout=5.0, connect_timeout=5.0, client_name="threads", kill=kill
+        ),
         command_timeout=5.0,
-        connect_timeout=5.0,
         breaker=Breaker(5, 1.0, lambda: 0.0),
         on_state=lambda lane, error: None,
         listener=listener,

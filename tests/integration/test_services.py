@@ -278,7 +278,7 @@ async def test_the_prefix_is_put_before_every_key(
     assert all(key.startswith(b"shop:") for key in keys)
 
 
-async def test_sentinel_and_cluster_are_refused_for_now(manager: MultiRedisConnectionManager) -> None:
+async def test_cluster_is_refused_for_now(manager: MultiRedisConnectionManager) -> None:
     with pytest.raises(ConfigurationError, match="not served"):
         await manager.initialize_all(Settings(redis_url="redis+cluster://a:1,b:2", _env_file=None))
 

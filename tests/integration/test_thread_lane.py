@@ -18,7 +18,7 @@ from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, N
 from nearcache.tiers import remote
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.thread_lane import ThreadLane
-from nearcache.transport.thread_wire import ThreadWire
+from nearcache.transport.thread_wire import ThreadWire, open_thread_wire
 
 from ..lanes import GREETING, TIME, Versions
 from ..servers import Client, ValkeyServer, wait_until
@@ -34,12 +34,18 @@ class Bench:
         self.listener: Versions = Versions()
 
     def open(self, url: str, *, command_timeout: float = 5.0) -> ThreadLane:
+        endpoint = parse_url(url, variable="url")
         lane = ThreadLane(
-            parse_url(url, variable="url"),
-            lambda: None,
-            client_name="thread-lane",
+            lambda kill: open_thread_wire(
+                endpoint,
+                self.listener,
+                command_timeout=command_timeout,
+                connect_timeout=2.0,
+                client_name="thread-lane",
+                kill=kill,
+                track_all=True,
+            ),
             command_timeout=command_timeout,
-            connect_timeout=2.0,
             breaker=self.breaker,
             on_state=lambda lane, error: self.states.append(None if error is None else str(error)),
             listener=self.listener,

@@ -8,14 +8,18 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from .endpoint import Endpoint
+    from .sentinel import Sentinels
 
 __all__ = ["make_driver"]
 
 
 def make_driver(
-    endpoint: Endpoint, path: str | None, *, command_timeout: float, connect_timeout: float
+    endpoint: Endpoint, sentinels: Sentinels | None, *, command_timeout: float, connect_timeout: float
 ) -> redis.asyncio.Redis:
-    """A ``redis.asyncio.Redis`` with connections of its own; timeouts in seconds."""
+    """A ``redis.asyncio.Redis`` with connections of its own; timeouts in seconds.
+
+    Where there are sentinels, they are asked for the primary before each connection.
+    """
     import redis.asyncio
 
     arguments: dict[str, Any] = {
@@ -25,8 +29,8 @@ def make_driver(
         "socket_timeout": command_timeout,
         "socket_connect_timeout": connect_timeout,
     }
-    if path is not None:
-        return redis.asyncio.Redis(unix_socket_path=path, **arguments)
+    if endpoint.kind == "unix":
+        return redis.asyncio.Redis(unix_socket_path=endpoint.path, **arguments)
     if endpoint.tls:
         arguments |= {
             "ssl": True,
@@ -35,4 +39,29 @@ def make_driver(
             "ssl_keyfile": endpoint.ssl_keyfile,
             "ssl_check_hostname": endpoint.ssl_check_hostname,
         }
-    return redis.asyncio.Redis(host=endpoint.host, port=endpoint.port, **arguments)
+    if sentinels is None:
+        return redis.asyncio.Redis(host=endpoint.host, port=endpoint.port, **arguments)
+    from redis.asyncio.sentinel import SentinelConnectionPool
+
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        endpoint.service, _Discovery(sentinels), **arguments
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+class _Discovery:
+    """What redis-py's pool asks for the primary."""
+
+    def __init__(self, sentinels: Sentinels) -> None:
+        self._sentinels = sentinels
+
+    async def discover_master(self, service: str) -> tuple[str, int]:
+        import redis.exceptions
+
+        from ..errors import ConnectionFailed
+
+        try:
+            primary = await self._sentinels.find()
+        except ConnectionFailed as error:
+            raise redis.exceptions.ConnectionError(str(error)) from error
+        return primary.host, primary.port

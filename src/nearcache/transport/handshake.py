@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConnectionFailed
-from .hello import Conversation, Greeting, shake_hands, tls_context
+from .hello import Conversation, refusal_of, shake_hands, tls_context
 from .wire import Command, Wire, pack
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["ask", "open_wire"]
+__all__ = ["ask", "connect", "converse", "open_wire"]
+
+T = TypeVar("T")
 
 
 async def open_wire(
@@ -22,7 +24,6 @@ async def open_wire(
     command_timeout: float,
     client_name: str,
     kill: int | None = None,
-    socket_path: str | None = None,
     track_all: bool = False,
 ) -> Wire:
     """Connect to ``endpoint`` and return a wire that is ready for commands.
@@ -32,27 +33,32 @@ async def open_wire(
         command_timeout: seconds from a command's write to its reply, for the life of the wire.
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
-        socket_path: the unix socket, where it is not the endpoint's own (an embedded server's).
         track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
 
     Raises:
         ConnectionFailed: the server refused: wrong password, no such database.
         OSError: no way to the server.
     """
-    loop = asyncio.get_running_loop()
-    wire = Wire(loop, command_timeout)
-    path = socket_path or (endpoint.path if endpoint.kind == "unix" else None)
-    if path is not None:
-        await loop.create_unix_connection(lambda: wire, path)
-    else:
-        context = tls_context(endpoint) if endpoint.tls else None
-        transport, _ = await loop.create_connection(lambda: wire, endpoint.host, endpoint.port, ssl=context)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    wire = await connect(endpoint, command_timeout)
     try:
-        await _introduce(wire, shake_hands(endpoint, client_name, kill, track_all=track_all))
+        greeting = await converse(wire, shake_hands(endpoint, client_name, kill, track_all=track_all))
     except BaseException:
         wire.abort(ConnectionFailed("the handshake did not finish"))
         raise
+    wire.client_id, wire.server, wire.tracks, wire.clock = greeting
+    return wire
+
+
+async def connect(endpoint: Endpoint, command_timeout: float) -> Wire:
+    """A bare wire, before the handshake."""
+    loop = asyncio.get_running_loop()
+    wire = Wire(loop, command_timeout, refusal_of(endpoint))
+    if endpoint.kind == "unix":
+        await loop.create_unix_connection(lambda: wire, endpoint.path)
+        return wire
+    context = tls_context(endpoint) if endpoint.tls else None
+    transport, _ = await loop.create_connection(lambda: wire, endpoint.host, endpoint.port, ssl=context)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return wire
 
 
@@ -67,10 +73,12 @@ async def ask(wire: Wire, *commands: Command) -> list[Any]:
     return list(await asyncio.gather(*waiters))
 
 
-async def _introduce(wire: Wire, conversation: Conversation[Greeting]) -> None:
+async def converse(wire: Wire, conversation: Conversation[T]) -> T:
+    """Carry out a conversation on a bare wire."""
     try:
         commands = next(conversation)
         while True:
             commands = conversation.send(await ask(wire, *commands))
     except StopIteration as stop:
-        wire.client_id, wire.server, wire.tracks, wire.clock = stop.value
+        result: T = stop.value
+        return result

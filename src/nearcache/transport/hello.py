@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import CommandRefused, ConfigurationError, ConnectionFailed
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .endpoint import Endpoint
 
-__all__ = ["Conversation", "Greeting", "local_clock", "shake_hands", "tls_context"]
+__all__ = ["Conversation", "Greeting", "local_clock", "refusal_of", "shake_hands", "tls_context"]
 
 T = TypeVar("T")
 
@@ -56,13 +56,13 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     """Introduce a new connection.
 
     Args:
-        endpoint: with credentials and database.
+        endpoint: with credentials and database. With a ``service`` it has to be a primary.
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
         track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
 
     Raises:
-        ConnectionFailed: the server refused: wrong password, no such database.
+        ConnectionFailed: the server refused: wrong password, no such database; or it is a replica.
     """
     name = f"{client_name}-{os.getpid():x}-{_TOKEN}"
     hello: list[str] = ["HELLO", "3"]
@@ -71,14 +71,16 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     (answer,) = yield [(*hello, "SETNAME", name)]
     resp3 = isinstance(answer, dict | list)
     if resp3:
-        client_id, server = _facts(answer)
+        client_id, server, role = _facts(answer)
     elif not isinstance(answer, CommandRefused):
         raise ConnectionFailed(f"this is no Redis or Valkey server: it answered HELLO with {answer!r:.40}")
     elif _code(answer) == "WRONGPASS" or (_code(answer) == "NOAUTH" and not endpoint.password):
         raise ConnectionFailed(f"the server refused the credentials: {_code(answer)}")
     else:
         # A locked server that does not know HELLO says NOAUTH, too.
-        client_id, server = yield from _resp2(endpoint, name)
+        client_id, server, role = yield from _resp2(endpoint, name)
+    if endpoint.service and role not in {b"master", None}:
+        raise ConnectionFailed(f"{endpoint.address} is not the primary any more")
 
     commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",), ("TIME",)]
     if resp3:
@@ -96,15 +98,17 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     return Greeting(client_id, server, rest == [b"OK"], clock)
 
 
-def _resp2(endpoint: Endpoint, name: str) -> Conversation[tuple[int | None, str]]:
+def _resp2(endpoint: Endpoint, name: str) -> Conversation[tuple[int | None, str, Any]]:
     if endpoint.password:
         user = (endpoint.username,) if endpoint.username else ()
         (reply,) = yield [("AUTH", *user, endpoint.password)]
         if isinstance(reply, CommandRefused):
             raise ConnectionFailed(f"the server refused the credentials: {_code(reply)}")
-    # Both are conveniences: a server without them is served all the same.
-    _, identity = yield [("CLIENT", "SETNAME", name), ("CLIENT", "ID")]
-    return (identity if isinstance(identity, int) else None), "resp2"
+    # These are conveniences: a server without them is served all the same.
+    asked: list[Command] = [("CLIENT", "SETNAME", name), ("CLIENT", "ID")]
+    _, identity, *role = yield [*asked, ("ROLE",)] if endpoint.service else asked
+    known = role[0][0] if role and isinstance(role[0], list) else None
+    return (identity if isinstance(identity, int) else None), "resp2", known
 
 
 def _kill(kill: int, name: str) -> Conversation[None]:
@@ -117,12 +121,12 @@ def _kill(kill: int, name: str) -> Conversation[None]:
         yield [("CLIENT", "KILL", "ID", kill)]
 
 
-def _facts(answer: dict[Any, Any] | list[Any]) -> tuple[int | None, str]:
+def _facts(answer: dict[Any, Any] | list[Any]) -> tuple[int | None, str, Any]:
     # A map in RESP3, a flat list when a proxy answers HELLO 3 in RESP2.
     facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
     identity, server, version = (facts.get(name) for name in (b"id", b"server", b"version"))
     known = [word.decode("ascii", "replace") for word in (server, version) if isinstance(word, bytes)]
-    return (identity if isinstance(identity, int) else None), " ".join(known) or "?"
+    return (identity if isinstance(identity, int) else None), " ".join(known) or "?", facts.get(b"role")
 
 
 def _clock(answer: Any, asked: float) -> float:
@@ -136,6 +140,21 @@ def _clock(answer: Any, asked: float) -> float:
 def _code(error: CommandRefused) -> str:
     # Only the error's code: the rest is the server's text, and some servers quote what they were sent.
     return str(error).split(" ", 1)[0]
+
+
+def refusal_of(endpoint: Endpoint) -> Callable[[str], CommandRefused]:
+    """What makes an exception of an error that the server answers.
+
+    Where a primary is asked for, a server that refuses writes is not to be used any more: then it raises
+    ``ConnectionFailed``, which ends the connection.
+    """
+    return _refused_by_primary if endpoint.service else CommandRefused
+
+
+def _refused_by_primary(text: str) -> CommandRefused:
+    if text.startswith("READONLY"):
+        raise ConnectionFailed("it is not the primary any more: READONLY")
+    return CommandRefused(text)
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:

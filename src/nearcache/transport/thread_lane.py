@@ -37,11 +37,10 @@ from time import monotonic
 from typing import Any
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
-from .endpoint import Endpoint
-from .hello import local_clock, shake_hands
+from .hello import local_clock
 from .lane import Breaker
 from .thread_watch import keep_reading
-from .thread_wire import CHUNK, ThreadWaiter, ThreadWire, open_socket
+from .thread_wire import CHUNK, ThreadWaiter, ThreadWire
 from .wire import Command, Hook, Listener, afresh, pack
 
 __all__ = ["ThreadLane"]
@@ -58,37 +57,28 @@ class ThreadLane:
     """The one connection of a process's threads to one database of one server. Every method is thread-safe.
 
     Args:
-        endpoint: where to.
-        socket_path: gives the unix socket, where it is not the endpoint's own (an embedded server's).
-        client_name: shown by ``CLIENT LIST``.
+        open_wire: connects, shakes hands, and returns a connection that is ready; gets the client id to kill first.
         command_timeout: seconds from asking to the reply.
-        connect_timeout: seconds for one attempt to connect.
         breaker: fed with deadlines that passed and with anything the server says.
         on_state: told of every change: the lane, and the error that took it down (``None`` when it is up).
         listener: told what the server revokes, and of every connection that is lost.
-        track_all: ask the server to track every key that is read.
+        track_all: ``open_wire`` asks the server to track every key that is read.
 
     The attributes ``counters``, ``tracks``, ``track_all`` and ``clock`` are those of ``Lane``.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        socket_path: Callable[[], str | None],
+        open_wire: Callable[[int | None], ThreadWire],
         *,
-        client_name: str,
         command_timeout: float,
-        connect_timeout: float,
         breaker: Breaker,
         on_state: Callable[[ThreadLane, Exception | None], None],
         listener: Listener,
         track_all: bool = False,
     ) -> None:
-        self._endpoint = endpoint
-        self._socket_path = socket_path
-        self._client_name = client_name
+        self._open_wire = open_wire
         self._command_timeout = command_timeout
-        self._connect_timeout = connect_timeout
         self._breaker = breaker
         self._on_state = on_state
         self._listener = listener
@@ -325,26 +315,9 @@ class ThreadLane:
             raise
 
     def _connect(self) -> None:
-        try:
-            connection = ThreadWire(
-                open_socket(self._endpoint, self._socket_path(), self._connect_timeout), self._listener
-            )
-        except OSError as error:
-            raise ConnectionFailed(str(error) or repr(error)) from error
-        try:
-            connection.set_timeout(self._connect_timeout)
-            conversation = shake_hands(self._endpoint, self._client_name, self._kill, track_all=self._track_all)
-            greeting = connection.talk(conversation)
-        except OSError as error:
-            connection.sock.close()
-            raise ConnectionFailed(str(error) or repr(error)) from error
-        except BaseException:
-            connection.sock.close()
-            raise
-        connection.set_timeout(self._command_timeout)
-        connection.client_id, self.server, self.tracks, self.clock = greeting
+        connection = self._open_wire(self._kill)
+        self.server, self.tracks, self.clock = connection.server, connection.tracks, connection.clock
         self.track_all = self._track_all and self.tracks
-        connection.since = connection.last_read = monotonic()
         self._kill = self._down = None
         self.connects += 1
         self._connection = connection

@@ -9,18 +9,21 @@ import ssl
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 from itertools import chain
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 
 from ..errors import CommandRefused, ConnectionFailed
 from .endpoint import Endpoint
-from .hello import Conversation, Greeting, tls_context
+from .hello import Conversation, local_clock, refusal_of, shake_hands, tls_context
 from .wire import Hook, Listener, afresh, announce, pack
 
-__all__ = ["CHUNK", "ThreadWaiter", "ThreadWire", "open_socket"]
+__all__ = ["CHUNK", "ThreadWaiter", "ThreadWire", "open_socket", "open_thread_wire"]
+
+T = TypeVar("T")
 
 _PushNotification = hiredis.PushNotification
 _NOTHING = object()
@@ -81,11 +84,13 @@ class ThreadWire:
     whoever is blocked on it, but closed only when nobody can be: by then its number may be another file's.
     """
 
-    def __init__(self, sock: socket.socket, listener: Listener) -> None:
+    def __init__(
+        self, sock: socket.socket, listener: Listener, refused: Callable[[str], CommandRefused] = CommandRefused
+    ) -> None:
         self.sock = sock
         self._listener = listener
         self._timeout = 0.0
-        self.reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=_NOTHING)
+        self.reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=refused, notEnoughData=_NOTHING)
         self.lock = threading.Lock()  # for what follows; held for a few instructions
         self.out: list[ThreadWaiter] = []  # their commands are not written yet
         self.leader: object | None = None
@@ -95,6 +100,9 @@ class ThreadWire:
         self.ready: deque[ThreadWaiter] = deque()  # their replies are there, and they still sleep
         self.since = self.last_read = monotonic()
         self.client_id: int | None = None
+        self.server = ""
+        self.tracks = False
+        self.clock = local_clock()
         self.cut_short = False  # a write has begun and not ended
 
     @property
@@ -222,8 +230,8 @@ class ThreadWire:
         finally:
             self.sock.settimeout(timeout)
 
-    def talk(self, conversation: Conversation[Greeting]) -> Greeting:
-        """Drive the handshake."""
+    def talk(self, conversation: Conversation[T]) -> T:
+        """Carry out a conversation, before anybody else uses the connection."""
         replies: list[Any] | None = None
         try:
             while True:
@@ -239,17 +247,49 @@ class ThreadWire:
                     else:
                         raise ConnectionFailed("the connection was lost: closed by the server")
         except StopIteration as stop:
-            return stop.value
+            result: T = stop.value
+            return result
 
 
-def open_socket(endpoint: Endpoint, path: str | None, timeout: float) -> socket.socket:
-    """Connect by TCP, TLS, or the unix socket at ``path``; ``timeout`` in seconds."""
-    path = path or (endpoint.path if endpoint.kind == "unix" else None)
-    if path is not None:
+def open_thread_wire(
+    endpoint: Endpoint,
+    listener: Listener,
+    *,
+    command_timeout: float,
+    connect_timeout: float,
+    client_name: str,
+    kill: int | None = None,
+    track_all: bool = False,
+) -> ThreadWire:
+    """Connect to ``endpoint`` and return a connection that is ready for commands; as ``handshake.open_wire``.
+
+    Raises:
+        ConnectionFailed: no way to the server, or it refused.
+    """
+    try:
+        wire = ThreadWire(open_socket(endpoint, connect_timeout), listener, refusal_of(endpoint))
+        try:
+            wire.set_timeout(connect_timeout)
+            greeting = wire.talk(shake_hands(endpoint, client_name, kill, track_all=track_all))
+            wire.set_timeout(command_timeout)
+        except BaseException:
+            wire.sock.close()
+            raise
+    except OSError as error:
+        raise ConnectionFailed(str(error) or repr(error)) from error
+    wire.client_id, wire.server, wire.tracks, wire.clock = greeting
+    wire.since = wire.last_read = monotonic()
+    return wire
+
+
+def open_socket(endpoint: Endpoint, timeout: float) -> socket.socket:
+    """Connect by TCP, TLS or a unix socket; ``timeout`` in seconds."""
+    if endpoint.kind == "unix":
+        assert endpoint.path is not None
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
         try:
-            sock.connect(path)
+            sock.connect(endpoint.path)
         except BaseException:
             sock.close()
             raise

@@ -92,12 +92,18 @@ class Wire(asyncio.Protocol):
     Args:
         loop: the loop it lives on.
         timeout: seconds from the write of a command to its reply.
+        refused: makes an exception of the text of a server's error; the connection ends when it raises one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        refused: Callable[[str], CommandRefused] = CommandRefused,
+    ) -> None:
         self._loop = loop
         self._timeout = timeout
-        self._reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=CommandRefused, notEnoughData=_NOTHING)
+        self._reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=refused, notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._asked = 0  # replies asked for, ever, up to the last write

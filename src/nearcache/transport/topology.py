@@ -1,0 +1,169 @@
+"""Where the server of one client is at present, and how to get there.
+
+As it was given, or a private server's socket, or the primary that sentinels name. That is found out for each
+connection anew, so whoever reconnects, a lane or redis-py's client, arrives where the server is by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import ConnectionFailed
+from .driver import make_driver
+from .handshake import open_wire
+from .sentinel import Sentinels
+from .thread_wire import ThreadWire, open_thread_wire
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+    from .embedded import EmbeddedServer
+    from .endpoint import Endpoint
+    from .wire import Listener, Wire
+
+__all__ = ["Topology"]
+
+
+class Topology:
+    """The way to the server of one client.
+
+    Args:
+        endpoint: as the client was given it.
+        command_timeout: seconds from a command's write to its reply.
+        connect_timeout: seconds for one attempt to connect.
+        client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
+        track_all: track every key that is read.
+
+    Attributes:
+        at: where the latest connection went; ``endpoint`` before the first.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        command_timeout: float,
+        connect_timeout: float,
+        client_name: str,
+        track_all: bool,
+    ) -> None:
+        self.at = endpoint
+        self._endpoint = endpoint
+        self._command_timeout = command_timeout
+        self._connect_timeout = connect_timeout
+        self._client_name = client_name
+        self._track_all = track_all
+        self._sentinels = Sentinels(endpoint, connect_timeout) if endpoint.kind == "sentinel" else None
+        self._embedded: EmbeddedServer | None = None
+        self._driver: redis.asyncio.Redis | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def address(self) -> str:
+        """For people: the address as it was given, and where it led."""
+        given = self._endpoint.address
+        return given if self.at is self._endpoint else f"{self.at.host}:{self.at.port} of {given}"
+
+    # -- connections
+
+    def opener(self) -> Callable[[int | None], Awaitable[Wire]]:
+        """What opens the wires of one lane; it is given the id of the connection to kill before."""
+        last: Endpoint | None = None
+
+        async def open_next(kill: int | None) -> Wire:
+            nonlocal last
+            endpoint = await self._find()
+            wire = await open_wire(
+                endpoint,
+                command_timeout=self._command_timeout,
+                client_name=self._client_name,
+                kill=kill if endpoint == last else None,  # another server numbers its connections for itself
+                track_all=self._track_all,
+            )
+            last = endpoint
+            self._arrived(endpoint)
+            return wire
+
+        return open_next
+
+    def thread_opener(self, listener: Listener) -> Callable[[int | None], ThreadWire]:
+        """The same for the lane of threads."""
+        last: Endpoint | None = None
+
+        def open_next(kill: int | None) -> ThreadWire:
+            nonlocal last
+            endpoint = self._find_in_thread()
+            wire = open_thread_wire(
+                endpoint,
+                listener,
+                command_timeout=self._command_timeout,
+                connect_timeout=self._connect_timeout,
+                client_name=self._client_name,
+                kill=kill if endpoint == last else None,
+                track_all=self._track_all,
+            )
+            last = endpoint
+            self._arrived(endpoint)
+            return wire
+
+        return open_next
+
+    async def _find(self) -> Endpoint:
+        if self._sentinels is not None:
+            return await self._sentinels.find()
+        return await asyncio.to_thread(self._start) if self._endpoint.kind == "embedded" else self._endpoint
+
+    def _find_in_thread(self) -> Endpoint:
+        if self._sentinels is not None:
+            return self._sentinels.find_in_thread()
+        return self._start() if self._endpoint.kind == "embedded" else self._endpoint
+
+    def _start(self) -> Endpoint:
+        """An embedded server's socket."""
+        from .embedded import acquire
+
+        with self._lock:
+            if self._embedded is None:
+                self._embedded = acquire(self._endpoint.path)
+        try:
+            return replace(self._endpoint, kind="unix", path=self._embedded.ensure())
+        except OSError as error:
+            raise ConnectionFailed(str(error) or repr(error)) from error
+
+    def _arrived(self, endpoint: Endpoint) -> None:
+        if self._sentinels is not None:
+            self._sentinels.confirm()
+            self.at = endpoint
+
+    # -- redis-py's client
+
+    def driver(self) -> redis.asyncio.Redis:
+        """redis-py's client, with connections of its own; one per client."""
+        if self._driver is None:
+            self._driver = make_driver(
+                self._start() if self._endpoint.kind == "embedded" else self._endpoint,
+                self._sentinels,
+                command_timeout=self._command_timeout,
+                connect_timeout=self._connect_timeout,
+            )
+        return self._driver
+
+    # -- the end
+
+    async def aclose(self) -> None:
+        """Close redis-py's client and let go of an embedded server. Idempotent."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await driver.aclose()
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            await asyncio.to_thread(embedded.release)
+
+    def forget_in_child(self) -> None:
+        """After a fork: the driver's connections are the parent's."""
+        self._lock = threading.Lock()
+        self._driver = None
