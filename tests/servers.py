@@ -92,6 +92,10 @@ class ValkeyServer:
         assert self._process is not None, "the server was not started"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> Self:
         """Start it and wait until it answers; after ``kill`` or ``stop`` again on the same port."""
         with (self.directory / "log").open("ab") as log:
@@ -296,6 +300,104 @@ class WatchedServers:
     def _knows_all(self, sentinel: SentinelServer) -> bool:
         facts = sentinel.facts()
         return (facts[b"num-slaves"], facts[b"num-other-sentinels"]) == (b"2", b"2")
+
+
+class ClusterServers:
+    """A cluster of three primaries with a replica each, which takes over a second after its primary is gone."""
+
+    def __init__(self, *, password: str | None = None) -> None:
+        auth = ("--masterauth", password) if password else ()
+        self.servers = [
+            ValkeyServer(
+                *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(_free_port())),
+                *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
+                *("--cluster-require-full-coverage", "no", "--cluster-migration-barrier", "9", *auth),
+                password=password,
+            )
+            for _ in range(6)
+        ]
+
+    @property
+    def url(self) -> str:
+        user = f":{self.servers[0].password}@" if self.servers[0].password else ""
+        return f"redis+cluster://{user}{','.join(f'{server.host}:{server.port}' for server in self.servers)}"
+
+    @property
+    def primaries(self) -> list[ValkeyServer]:
+        """The servers that run and say that they are."""
+        return [s for s in self.servers if s.running and s.command("ROLE")[0] == b"master"]
+
+    def owner(self, slot: int) -> ValkeyServer:
+        """The server that has a slot, by the word of the others."""
+        asked = next(server for server in self.servers if server.running)
+        for first, last, (_, port, *_), *_ in asked.command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(server for server in self.servers if server.port == port)
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def wait_for_owner(self, slot: int, other_than: ValkeyServer) -> ValkeyServer:
+        """Who has a slot after a failover, once it takes writes."""
+        wait_until(lambda: self.owner(slot) is not other_than, "a replica to take over", seconds=30)
+        owner = self.owner(slot)
+        wait_until(lambda: b"cluster_state:ok" in owner.command("CLUSTER", "INFO"), "the cluster to be well")
+        return owner
+
+    def move(self, slot: int, to: ValkeyServer) -> None:
+        """Hand a slot over, with its keys."""
+        source = self.owner(slot)
+        name, target = source.command("CLUSTER", "MYID"), to.command("CLUSTER", "MYID")
+        to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", name)
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
+        while keys := source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            source.command("MIGRATE", to.host, to.port, "", 0, 5000, "KEYS", *keys)
+        for server in (to, source):
+            server.command("CLUSTER", "SETSLOT", slot, "NODE", target)
+
+    def move_at_once(self, slot: int, to: ValkeyServer) -> None:
+        """Hand a slot over in one step, as Valkey does since 9.0."""
+        source, target = self.owner(slot), to.command("CLUSTER", "MYID")
+        source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.decode())
+        wait_until(lambda: self.owner(slot) is to, "the slot to have moved", seconds=30)
+
+    def __enter__(self) -> Self:
+        try:
+            for number, server in enumerate(self.servers):
+                server.start()
+                server.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            self._join()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for server in self.servers:
+            server.stop()
+
+    def _join(self) -> None:
+        first, primaries, replicas = self.servers[0], self.servers[:3], self.servers[3:]
+        for server in self.servers[1:]:
+            first.command("CLUSTER", "MEET", server.host, server.port, _config(server, "cluster-port"))
+        edges = [0, 5461, 10923, 16384]
+        for server, start, end in zip(primaries, edges, edges[1:], strict=False):
+            server.command("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
+        names = [server.command("CLUSTER", "MYID") for server in primaries]
+        for server, name in zip(replicas, names, strict=True):
+            wait_until(lambda: name in server.command("CLUSTER", "NODES"), "the nodes to have met")  # noqa: B023
+            server.command("CLUSTER", "REPLICATE", name)
+        for server in self.servers:
+            wait_until(lambda: self._knows_all(server), "the cluster to be complete")  # noqa: B023
+
+    def _knows_all(self, server: ValkeyServer) -> bool:
+        """Every slot has a primary with a replica that is connected, as far as this server knows."""
+        slots = server.command("CLUSTER", "SLOTS")
+        linked = server.command("ROLE")[0] == b"master" or server.command("ROLE")[3] == b"connected"
+        linked = linked and b"cluster_state:ok" in server.command("CLUSTER", "INFO")
+        return linked and len(slots) == 3 and all(len(row) == 4 for row in slots)
+
+
+def _config(server: ValkeyServer, name: str) -> str:
+    return str(server.command("CONFIG", "GET", name)[1].decode())
 
 
 def _free_port() -> int:
