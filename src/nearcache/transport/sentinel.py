@@ -10,23 +10,17 @@ Who answered is asked first the next time, unless the server it named could not 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandRefused, ConnectionFailed, NearcacheError
-from .handshake import connect, converse
-from .thread_wire import ThreadWire, open_socket
-from .wire import Listener
+from ..errors import ConnectionFailed
+from .inquiry import inquire, inquire_in_thread
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
-    from .hello import Conversation
+    from .wire import Command
 
 __all__ = ["Sentinels"]
-
-_LOCKED = frozenset(["NOAUTH", "NOPERM"])
 
 
 class Sentinels:
@@ -41,6 +35,8 @@ class Sentinels:
         self._endpoint = endpoint
         self._nodes = endpoint.nodes
         self._share = timeout / (len(endpoint.nodes) + 1)
+        self._question: Command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", endpoint.service)
+        self._failure = f"no sentinel of {endpoint.address} names the primary"
         self._doubtful = False
 
     def confirm(self) -> None:
@@ -53,72 +49,27 @@ class Sentinels:
         Raises:
             ConnectionFailed: no sentinel knows one.
         """
-        error: Exception | None = None
-        for sentinel in self._in_turn():
-            try:
-                async with asyncio.timeout(self._share):
-                    wire = await connect(sentinel, self._share)
-                    try:
-                        return self._found(sentinel, await converse(wire, self._ask()))
-                    finally:
-                        wire.abort(ConnectionFailed("the sentinel has answered"))
-            except (OSError, NearcacheError) as problem:
-                error = problem
-        raise self._unknown(error)
+        return await inquire(self._in_turn(), self._question, self._read, self._share, self._failure)
 
     def find_in_thread(self) -> Endpoint:
         """``find`` for a thread."""
-        error: Exception | None = None
-        for sentinel in self._in_turn():
-            try:
-                wire = ThreadWire(open_socket(sentinel, self._share), _Nobody())
-                try:
-                    wire.set_timeout(self._share)
-                    return self._found(sentinel, wire.talk(self._ask()))
-                finally:
-                    wire.sock.close()
-            except (OSError, NearcacheError) as problem:
-                error = problem
-        raise self._unknown(error)
+        return inquire_in_thread(self._in_turn(), self._question, self._read, self._share, self._failure)
 
-    def _in_turn(self) -> Iterator[Endpoint]:
+    def _in_turn(self) -> list[Endpoint]:
         nodes = self._nodes
         if self._doubtful:
             nodes = self._nodes = (*nodes[1:], nodes[0])
         self._doubtful = True
-        return (replace(self._endpoint, kind="tcp", host=host, port=port, nodes=()) for host, port in nodes)
+        return [replace(self._endpoint, kind="tcp", host=host, port=port, nodes=()) for host, port in nodes]
 
-    def _ask(self) -> Conversation[Endpoint]:
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._endpoint.service)
-        (answer,) = yield [question]
-        if isinstance(answer, CommandRefused) and str(answer).split(" ", 1)[0] in _LOCKED and self._endpoint.password:
-            user = (self._endpoint.username,) if self._endpoint.username else ()
-            _, answer = yield [("AUTH", *user, self._endpoint.password), question]
-        return self._primary(answer)
-
-    def _primary(self, answer: Any) -> Endpoint:
-        if isinstance(answer, CommandRefused):
-            raise ConnectionFailed(str(answer).split(" ", 1)[0])  # the rest may quote what it was sent
+    def _read(self, sentinel: Endpoint, answer: Any) -> Endpoint:
         if answer is None:
             raise ConnectionFailed(f"there is no primary of the name {self._endpoint.service!r}")
         try:
             host, port = answer
-            return replace(self._endpoint, kind="tcp", host=host.decode("ascii"), port=int(port), nodes=())
+            primary = replace(self._endpoint, kind="tcp", host=host.decode("ascii"), port=int(port), nodes=())
         except (AttributeError, TypeError, ValueError):
             raise ConnectionFailed(f"this is no sentinel: it answered {answer!r:.40}") from None
-
-    def _found(self, sentinel: Endpoint, primary: Endpoint) -> Endpoint:
         node = (sentinel.host, sentinel.port)
         self._nodes = (node, *(other for other in self._nodes if other != node))
         return primary
-
-    def _unknown(self, error: Exception | None) -> ConnectionFailed:
-        why = str(error) or repr(error)
-        return ConnectionFailed(f"no sentinel of {self._endpoint.address} names the primary; the last: {why}")
-
-
-class _Nobody(Listener):
-    """A sentinel revokes nothing."""
-
-    def revoked(self, keys: list[bytes] | None) -> None: ...
-    def lost(self, link: object) -> None: ...

@@ -1,0 +1,97 @@
+"""One question to whichever node answers: a sentinel, or a node of a cluster.
+
+Each node is given a share of the time, so that one that is gone or frozen leaves some for the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import CommandRefused, ConnectionFailed, NearcacheError
+from .handshake import connect, converse
+from .thread_wire import ThreadWire, open_socket
+from .wire import Command, Listener
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+    from .hello import Conversation
+
+__all__ = ["inquire", "inquire_in_thread"]
+
+T = TypeVar("T")
+
+_LOCKED = frozenset(["NOAUTH", "NOPERM"])
+
+
+async def inquire(
+    nodes: Sequence[Endpoint], question: Command, read: Callable[[Endpoint, Any], T], share: float, what: str
+) -> T:
+    """Ask the nodes in turn.
+
+    Args:
+        nodes: with the credentials to use where they ask for some.
+        question: a command.
+        read: makes sense of a node's answer, or raises ``ConnectionFailed``.
+        share: seconds for each node.
+        what: for the error.
+
+    Raises:
+        ConnectionFailed: none has an answer.
+    """
+    error: Exception | None = None
+    for node in nodes:
+        try:
+            async with asyncio.timeout(share):
+                wire = await connect(node, share)
+                try:
+                    return read(node, await converse(wire, _ask(node, question)))
+                finally:
+                    wire.abort(ConnectionFailed("it has answered"))
+        except (OSError, NearcacheError) as problem:
+            error = problem
+    raise _failure(what, error)
+
+
+def inquire_in_thread(
+    nodes: Sequence[Endpoint], question: Command, read: Callable[[Endpoint, Any], T], share: float, what: str
+) -> T:
+    """``inquire`` for a thread."""
+    error: Exception | None = None
+    for node in nodes:
+        try:
+            wire = ThreadWire(open_socket(node, share), _Nobody())
+            try:
+                wire.set_timeout(share)
+                return read(node, wire.talk(_ask(node, question)))
+            finally:
+                wire.sock.close()
+        except (OSError, NearcacheError) as problem:
+            error = problem
+    raise _failure(what, error)
+
+
+def _ask(node: Endpoint, question: Command) -> Conversation[Any]:
+    (answer,) = yield [question]
+    if isinstance(answer, CommandRefused) and _code(answer) in _LOCKED and node.password:
+        user = (node.username,) if node.username else ()
+        _, answer = yield [("AUTH", *user, node.password), question]
+    if isinstance(answer, CommandRefused):
+        raise ConnectionFailed(_code(answer))
+    return answer
+
+
+def _code(error: CommandRefused) -> str:
+    return str(error).split(" ", 1)[0]  # the rest may quote what was sent
+
+
+def _failure(what: str, error: Exception | None) -> ConnectionFailed:
+    return ConnectionFailed(f"{what}; the last: {str(error) or repr(error)}")
+
+
+class _Nobody(Listener):
+    """Nothing is revoked in an answer."""
+
+    def revoked(self, keys: list[bytes] | None) -> None: ...
+    def lost(self, link: object) -> None: ...
