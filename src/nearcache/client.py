@@ -24,6 +24,8 @@ from .core.leases import Holder
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
 from .tiers.memory import NearTier
+from .transport.cluster_lane import ClusterLane
+from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from .settings import Settings
+    from .transport.cluster_lane import OnState
     from .transport.endpoint import Endpoint
+    from .transport.slots import Node
+    from .transport.wire import Listener
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -77,8 +82,8 @@ class ConnectionStatus(Record):
     last_error: str | None = None
 
 
-AsyncLink = Lane | MemoryLink | NoLink
-ThreadLink = ThreadLane | MemoryLink | NoLink
+AsyncLink = Lane | ClusterLane | MemoryLink | NoLink
+ThreadLink = ThreadLane | ClusterThreads | MemoryLink | NoLink
 
 
 class Client:
@@ -91,11 +96,6 @@ class Client:
     """
 
     def __init__(self, name: str, endpoint: Endpoint, settings: Settings) -> None:
-        if endpoint.kind == "cluster":
-            raise ConfigurationError(
-                f"{name}: cluster URLs are understood but not served by this version: give the address of one server "
-                "(redis://host:port/db), or of sentinels (redis+sentinel://host:port,…/service/db)"
-            )
         self.name = name
         self.endpoint = endpoint
         self.settings = settings
@@ -103,9 +103,14 @@ class Client:
         self.clock = clock()
         self.breaker = Breaker(settings.breaker_failures, settings.breaker_reset, self.clock.monotonic)
         self._namespaces: dict[str, Namespace] = {}
-        self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
+        self._lanes: dict[asyncio.AbstractEventLoop, Lane | ClusterLane] = {}
         self._lock = threading.Lock()
-        self._thread_lane: ThreadLane | None = None
+        self._thread_lane: ThreadLane | ClusterThreads | None = None
+        # A cluster has one database, so there the client's name keeps its keys apart.
+        self._clustered = endpoint.kind == "cluster"
+        self._prefix = Namespace(name, settings.prefix).head.decode() if self._clustered else settings.prefix
+        # In a cluster CLIENT CACHING and ASKING, which both have to come right before a command, exclude each other.
+        self._track_all = settings.near_enabled or self._clustered
         self.near = NearTier(
             settings.near_entries,
             settings.near_bytes,
@@ -114,7 +119,7 @@ class Client:
             now=self.clock.monotonic,
         )
         self.near.on_revoked = self.flights.detach
-        self.holder = Holder(settings.prefix, self.clock.monotonic)
+        self.holder = Holder(self._prefix, self.clock.monotonic)
         self._memory: MemoryLink | None = None
         if endpoint.kind == "memory":
             store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)
@@ -125,7 +130,7 @@ class Client:
             command_timeout=settings.command_timeout,
             connect_timeout=settings.connect_timeout,
             client_name=f"nearcache-{name}",
-            track_all=settings.near_enabled,
+            track_all=self._track_all,
         )
         self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
         self.open = True
@@ -160,14 +165,7 @@ class Client:
             return self._memory
         with self._lock:
             if self._thread_lane is None:
-                self._thread_lane = ThreadLane(
-                    self.topology.thread_opener(self.near),
-                    command_timeout=self.settings.command_timeout,
-                    breaker=self.breaker,
-                    on_state=self._changed,
-                    listener=self.near,
-                    track_all=self.settings.near_enabled,
-                )
+                self._thread_lane = self._make_thread_link()
                 self.near.attach(self._thread_lane)
             return self._thread_lane
 
@@ -186,20 +184,49 @@ class Client:
                 lane = self._lanes.pop(other)
                 self.near.lost(lane)
                 self.near.detach(lane)
-            settings = self.settings
-            lane = self._lanes[loop] = Lane(
-                loop,
-                self.topology.opener(),
-                command_timeout=settings.command_timeout,
-                connect_timeout=settings.connect_timeout,
-                max_in_flight=settings.max_in_flight,
-                breaker=self.breaker,
-                on_state=self._changed,
-                listener=self.near,
-                track_all=settings.near_enabled,
-            )
+            lane = self._lanes[loop] = self._make_link(loop)
             self.near.attach(lane)
             return lane
+
+    def _make_link(self, loop: asyncio.AbstractEventLoop) -> Lane | ClusterLane:
+        def make(node: Node | None = None, *, on_state: OnState, listener: Listener) -> Lane:
+            return Lane(
+                loop,
+                self.topology.opener(node),
+                command_timeout=self.settings.command_timeout,
+                connect_timeout=self.settings.connect_timeout,
+                max_in_flight=self.settings.max_in_flight,
+                breaker=self.breaker,
+                on_state=on_state,
+                listener=listener,
+                track_all=self._track_all,
+            )
+
+        if not self._clustered:
+            return make(on_state=self._changed, listener=self.near)
+        return ClusterLane(
+            loop,
+            self.topology.find_slots,
+            make,
+            connect_timeout=self.settings.connect_timeout,
+            on_state=self._changed,
+            listener=self.near,
+        )
+
+    def _make_thread_link(self) -> ThreadLane | ClusterThreads:
+        def make(node: Node | None = None, *, on_state: OnState, listener: Listener) -> ThreadLane:
+            return ThreadLane(
+                self.topology.thread_opener(listener, node),
+                command_timeout=self.settings.command_timeout,
+                breaker=self.breaker,
+                on_state=on_state,
+                listener=listener,
+                track_all=self._track_all,
+            )
+
+        if not self._clustered:
+            return make(on_state=self._changed, listener=self.near)
+        return ClusterThreads(self.topology.find_slots_in_thread, make, on_state=self._changed, listener=self.near)
 
     # -- what the caches on it share
 
@@ -208,7 +235,7 @@ class Client:
         try:
             return self._namespaces[name]
         except (KeyError, TypeError):
-            namespace = Namespace(name, self.settings.prefix)
+            namespace = Namespace(name, self._prefix)
         if len(self._namespaces) >= _MAX_NAMESPACES:
             self._namespaces.clear()
         self._namespaces[name] = namespace
@@ -224,14 +251,14 @@ class Client:
         """
         if self._memory is None:
             link = self.link()
-            if isinstance(link, Lane):
+            if isinstance(link, Lane | ClusterLane):
                 await link.connected_or_raise()
         await self.ping()
 
     def connect_threads(self) -> None:
         """The same for a program without an event loop."""
         link = self.thread_link()
-        if isinstance(link, ThreadLane):
+        if isinstance(link, ThreadLane | ClusterThreads):
             link.open()
         began = time.perf_counter()
         if isinstance(answer := link.request(("PING",)), Exception):
@@ -299,7 +326,7 @@ class Client:
             connected=self.open and self.connected,
             host=self.topology.at.host,
             port=self.topology.at.port,
-            db=self.endpoint.db,
+            db=self.topology.at.db,
             latency=self._latency,
             server="memory" if self._memory is not None else self._server,
             reconnects=self._reconnects,
@@ -310,7 +337,7 @@ class Client:
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
-        where = f"{self.name} client: {self.topology.address} db {self.endpoint.db}"
+        where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
         if error is None:
             self._server = lane.server
             self._reconnects += lane.connects > 1
@@ -347,7 +374,9 @@ class Client:
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_inherited: list[Lane] = []  # a forked child keeps these, untouched: closing one would disturb the parent's poller
+_inherited: list[
+    Lane | ClusterLane
+] = []  # a forked child keeps these, untouched: closing one would disturb the parent's poller
 
 
 def _after_fork() -> None:

@@ -278,11 +278,6 @@ async def test_the_prefix_is_put_before_every_key(
     assert all(key.startswith(b"shop:") for key in keys)
 
 
-async def test_cluster_is_refused_for_now(manager: MultiRedisConnectionManager) -> None:
-    with pytest.raises(ConfigurationError, match="not served"):
-        await manager.initialize_all(Settings(redis_url="redis+cluster://a:1,b:2", _env_file=None))
-
-
 async def test_passwords_do_not_show(manager: MultiRedisConnectionManager, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with ValkeyServer(password="s3cr3t-right") as server:

@@ -39,6 +39,8 @@ def make_driver(
             "ssl_keyfile": endpoint.ssl_keyfile,
             "ssl_check_hostname": endpoint.ssl_check_hostname,
         }
+    if endpoint.kind == "cluster":
+        return _make_cluster_driver(endpoint, arguments)
     if sentinels is None:
         return redis.asyncio.Redis(host=endpoint.host, port=endpoint.port, **arguments)
     from redis.asyncio.sentinel import SentinelConnectionPool
@@ -47,6 +49,14 @@ def make_driver(
         endpoint.service, _Discovery(sentinels), **arguments
     )
     return redis.asyncio.Redis.from_pool(pool)
+
+
+def _make_cluster_driver(endpoint: Endpoint, arguments: dict[str, Any]) -> Any:
+    """redis-py's cluster client; it has the commands of its other one, save those that a cluster has not."""
+    from redis.asyncio.cluster import ClusterNode, RedisCluster
+
+    nodes = [ClusterNode(host, port) for host, port in endpoint.nodes]
+    return RedisCluster(startup_nodes=nodes, **arguments | {"db": 0})
 
 
 class _Discovery:

@@ -117,6 +117,11 @@ class ThreadLane:
     def connected(self) -> bool:
         return self._connection is not None
 
+    @property
+    def down(self) -> bool:
+        """The last attempt to connect failed."""
+        return self._down is not None
+
     def _exchange(self, data: bytes, count: int, hook: Hook | None) -> list[Any]:
         connection = self._connection or self._first_connection()
         now = monotonic()

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionFailed
 from .driver import make_driver
 from .handshake import open_wire
+from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
+from .slots import Node, SlotMap
 from .thread_wire import ThreadWire, open_thread_wire
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Topology:
         client_name: str,
         track_all: bool,
     ) -> None:
-        self.at = endpoint
+        self.at = replace(endpoint, db=0) if endpoint.kind == "cluster" else endpoint
         self._endpoint = endpoint
         self._command_timeout = command_timeout
         self._connect_timeout = connect_timeout
@@ -66,17 +68,18 @@ class Topology:
     def address(self) -> str:
         """For people: the address as it was given, and where it led."""
         given = self._endpoint.address
-        return given if self.at is self._endpoint else f"{self.at.host}:{self.at.port} of {given}"
+        return given if self.at.nodes == self._endpoint.nodes else f"{self.at.host}:{self.at.port} of {given}"
 
     # -- connections
 
-    def opener(self) -> Callable[[int | None], Awaitable[Wire]]:
-        """What opens the wires of one lane; it is given the id of the connection to kill before."""
+    def opener(self, node: Node | None = None) -> Callable[[int | None], Awaitable[Wire]]:
+        """What opens the wires of one lane, of a cluster to that node; it is given the id of the connection to kill."""
         last: Endpoint | None = None
+        fixed = None if node is None else self._at_node(node)
 
         async def open_next(kill: int | None) -> Wire:
             nonlocal last
-            endpoint = await self._find()
+            endpoint = fixed or await self._find()
             wire = await open_wire(
                 endpoint,
                 command_timeout=self._command_timeout,
@@ -90,13 +93,14 @@ class Topology:
 
         return open_next
 
-    def thread_opener(self, listener: Listener) -> Callable[[int | None], ThreadWire]:
+    def thread_opener(self, listener: Listener, node: Node | None = None) -> Callable[[int | None], ThreadWire]:
         """The same for the lane of threads."""
         last: Endpoint | None = None
+        fixed = None if node is None else self._at_node(node)
 
         def open_next(kill: int | None) -> ThreadWire:
             nonlocal last
-            endpoint = self._find_in_thread()
+            endpoint = fixed or self._find_in_thread()
             wire = open_thread_wire(
                 endpoint,
                 listener,
@@ -121,6 +125,33 @@ class Topology:
         if self._sentinels is not None:
             return self._sentinels.find_in_thread()
         return self._start() if self._endpoint.kind == "embedded" else self._endpoint
+
+    async def find_slots(self, nodes: Sequence[Node]) -> SlotMap:
+        """Which node of the cluster has which slot, asked of these nodes and then of those in the URL.
+
+        Raises:
+            ConnectionFailed: no node says so.
+        """
+        asked = self._nodes(nodes)
+        return await inquire(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+
+    def find_slots_in_thread(self, nodes: Sequence[Node]) -> SlotMap:
+        """``find_slots`` for a thread."""
+        asked = self._nodes(nodes)
+        return inquire_in_thread(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+
+    def _nodes(self, nodes: Sequence[Node]) -> list[Endpoint]:
+        return [self._at_node(node) for node in dict.fromkeys((*nodes, *self._endpoint.nodes))]
+
+    def _at_node(self, node: Node) -> Endpoint:
+        return replace(self._endpoint, kind="tcp", host=node[0], port=node[1], db=0, nodes=())
+
+    def _share(self, nodes: Sequence[Endpoint]) -> float:
+        return self._connect_timeout / len(nodes)
+
+    @property
+    def _nobody(self) -> str:
+        return f"no node of {self._endpoint.address} knows the cluster's slots"
 
     def _start(self) -> Endpoint:
         """An embedded server's socket."""
@@ -167,3 +198,7 @@ class Topology:
         """After a fork: the driver's connections are the parent's."""
         self._lock = threading.Lock()
         self._driver = None
+
+
+def _read_slots(node: Endpoint, answer: Any) -> SlotMap:
+    return SlotMap(answer, (node.host, node.port))

@@ -1,0 +1,414 @@
+"""A cluster: every operation on it, slots that move, primaries that die, and what the near tier keeps meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from nearcache import AsyncCache, ConnectionFailed, ServerError, Settings, get_multi_redis_connection_manager
+from nearcache.transport.cluster_lane import ClusterLane
+from nearcache.transport.slots import slot_of
+
+from ..lanes import eventually
+from ..servers import Client, ClusterServers, ValkeyServer, wait_until
+from .test_faults import Shell
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[ClusterServers]:
+    with ClusterServers() as servers:
+        yield servers
+
+
+@pytest.fixture
+def cluster(shared: ClusterServers) -> ClusterServers:
+    """An empty cluster, whose nodes all stay."""
+    for server in shared.primaries:
+        server.command("FLUSHALL")
+    return shared
+
+
+@pytest.fixture
+def fresh() -> Iterator[ClusterServers]:
+    """A cluster of the test's own: to kill nodes."""
+    with ClusterServers() as servers:
+        yield servers
+
+
+@pytest.fixture(autouse=True)
+async def closing() -> AsyncIterator[None]:
+    yield
+    await get_multi_redis_connection_manager().disconnect_all()
+
+
+def settings(url: str, **more: Any) -> Settings:
+    return Settings(redis_url=url, _env_file=None, **more)
+
+
+async def cache_at(url: str, *, strict: bool = False, **more: Any) -> AsyncCache:
+    cache = AsyncCache(60, "app", strict=strict)
+    await cache.initialize(settings(url, **more))
+    return cache
+
+
+@pytest.fixture(params=["async", "sync", "async without near", "sync without near"])
+async def shell(request: pytest.FixtureRequest, cluster: ClusterServers) -> Shell:
+    cache = AsyncCache(60, "app", strict=True)
+    await cache.initialize(settings(cluster.url, near_enabled="without" not in request.param))
+    return Shell(cache, threads="sync" in request.param.split())
+
+
+def stored(key: str) -> bytes:
+    return f"cache:app:{key}".encode()
+
+
+def names(count: int) -> list[str]:
+    return [f"key{number}" for number in range(count)]
+
+
+# -- operations
+
+
+async def test_values_are_spread_and_found(shell: Shell, cluster: ClusterServers) -> None:
+    values = {name: number for number, name in enumerate(names(60))}
+    assert await shell.set_many(values)
+    assert all(len(server.command("KEYS", "cache:app:*")) > 5 for server in cluster.primaries)
+    assert await shell.get_many([*values, "nothing"]) == values
+    assert await shell.get("key7") == 7
+    assert await shell.ttl("key8") == 60
+    assert await shell.expire("key8", 30)
+    assert await shell.ttl("key8") == 30
+    assert await shell.delete_many([*names(10), "nothing"]) == 10
+    assert await shell.get_many(names(12)) == {"key10": 10, "key11": 11}
+    assert await shell.get_or_set("key0", lambda: "loaded") == "loaded"
+    assert await shell.get_or_set_many(names(11), lambda keys: dict.fromkeys(keys, "more")) == {
+        "key0": "loaded",
+        **dict.fromkeys(names(10)[1:], "more"),
+        "key10": 10,
+    }
+
+
+async def test_clear_reaches_every_node(shell: Shell, cluster: ClusterServers) -> None:
+    await shell.set_many(dict.fromkeys(names(700), 1))
+    await shell.cache.set_many({"other": 2}, namespace="other")
+    assert await shell.clear() == 700
+    assert [server.command("KEYS", "cache:app:*") for server in cluster.primaries] == [[], [], []]
+    assert await shell.get_many(names(700)) == {}
+    assert await shell.cache.get("other", namespace="other") == 2
+    assert await shell.set("key1", "new")
+    assert await shell.get("key1") == "new"
+
+
+async def test_tags(shell: Shell) -> None:
+    for name in names(20):
+        await shell.cache.set(name, name, tags=["even" if int(name[3:]) % 2 else "odd"])
+    assert len(await shell.get_many(names(20))) == 20
+    assert await shell.invalidate_tags("even")
+    assert await shell.get_many(names(20)) == {name: name for name in names(20)[::2]}
+
+
+async def test_clients_keep_apart_though_there_is_one_database(cluster: ClusterServers) -> None:
+    cache = await cache_at(cluster.url)
+    queue = AsyncCache(60, "app", client_type="queue")
+    await queue.initialize(settings(cluster.url))
+    await cache.set("key", "cache's")
+    await queue.set("key", "queue's")
+    assert (await cache.get("key"), await queue.get("key")) == ("cache's", "queue's")
+    assert await queue.clear() == 1
+    assert (await cache.get("key"), await queue.get("key")) == ("cache's", None)
+    assert [status.db for status in get_multi_redis_connection_manager().get_all_connection_status().values()] == [0, 0]
+
+
+async def test_the_driver(cluster: ClusterServers) -> None:
+    await cache_at(cluster.url)
+    driver = get_multi_redis_connection_manager().get_client()
+    for name in names(9):
+        assert await driver.set(name, "1")
+    assert cluster.owner(slot_of("key3")).command("GET", "key3") == b"1"
+
+
+async def test_any_node_is_enough_to_find_the_others(cluster: ClusterServers) -> None:
+    last = cluster.servers[-1]
+    await cache_at(f"redis+cluster://127.0.0.1:1,127.0.0.1:{last.port}", strict=True)
+    await get_multi_redis_connection_manager().disconnect_all()
+    manager = get_multi_redis_connection_manager()
+    with pytest.raises(ConnectionFailed, match=r"no node of 127\.0\.0\.1:1 knows the cluster's slots"):
+        await manager.initialize("cache", settings("redis+cluster://127.0.0.1:1"), strict=True)
+    cache = await cache_at("redis+cluster://127.0.0.1:1")
+    assert not await cache.set("key", 1)
+    assert await cache.get_or_set("key", lambda: 2) == 2
+    assert cache.sync().get_or_set("key", lambda: 2) == 2
+
+
+async def test_a_server_that_is_no_cluster_is_told_apart(server: ValkeyServer) -> None:
+    manager = get_multi_redis_connection_manager()
+    with pytest.raises(ConnectionFailed, match="knows the cluster's slots"):
+        await manager.initialize("cache", settings(f"redis+cluster://{server.host}:{server.port}"), strict=True)
+
+
+async def test_passwords() -> None:
+    with ClusterServers(password="sesame") as servers:
+        cache = await cache_at(servers.url, strict=True)
+        assert await cache.set_many(dict.fromkeys(names(20), 1))
+        assert len(await asyncio.to_thread(cache.sync().get_many, names(20))) == 20
+        assert await get_multi_redis_connection_manager().get_client().ping()
+
+
+# -- the near tier
+
+
+async def test_what_another_writes_on_any_node_is_heard(shell: Shell, cluster: ClusterServers) -> None:
+    await shell.set_many(dict.fromkeys(names(20), "old"))
+    assert await shell.get_many(names(20)) == dict.fromkeys(names(20), "old")
+    for name in names(20):
+        cluster.owner(slot_of(stored(name))).command("SET", stored(name), '"new"')
+    # No command goes to these nodes meanwhile: near values are replaced because it is pushed.
+    async with asyncio.timeout(10):
+        while await shell.get_many(names(20)) != dict.fromkeys(names(20), "new"):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("near_enabled", [True, False])
+async def test_what_is_cleared_from_elsewhere_is_gone_here(cluster: ClusterServers, near_enabled: bool) -> None:
+    cache = await cache_at(cluster.url, near_enabled=near_enabled)
+    threads = cache.sync()
+    for clears, reads in ((cache.clear, threads), (threads.clear, cache.sync())):
+        await cache.set_many(dict.fromkeys(names(20), 1))
+        assert len(await asyncio.to_thread(reads.get_many, names(20))) == 20
+        assert await (clears() if asyncio.iscoroutinefunction(clears) else asyncio.to_thread(clears)) == 20
+        await eventually(lambda reads=reads: reads.get_many(names(20)) == {}, "the push to be heard")
+        assert await cache.get_many(names(20)) == {}
+
+
+def link_of(cache: AsyncCache) -> ClusterLane:
+    link = cache._core.client.link()
+    assert isinstance(link, ClusterLane)
+    return link
+
+
+async def test_a_push_between_the_parts_of_a_batch_keeps_what_it_revokes_from_being_kept(
+    cluster: ClusterServers,
+) -> None:
+    cache = await cache_at(cluster.url, command_timeout=10)
+    await cache.set("warm", 1)
+    link = link_of(cache)
+    counter_owner = cluster.owner(slot_of(b"cache:app~version"))
+    name = next(n for n in names(50) if cluster.owner(slot_of(stored(n))) is not counter_owner)
+    owner = cluster.owner(slot_of(stored(name)))
+    owner.command("SET", stored(name), '"old"')
+    link.counters.clear()  # so that the counter is read along
+    counter_owner.pause()
+    try:
+        wire = link.lane((owner.host, owner.port))._wire
+        assert wire is not None
+        heard = wire.heard
+        reading = asyncio.create_task(cache.get(name))
+        await eventually(lambda: wire.heard > heard and not wire.waiting, "the key's node to have answered")
+        heard = wire.heard
+        owner.command("SET", stored(name), '"new"')
+        await eventually(lambda: wire.heard > heard, "the push")
+        assert not reading.done()
+    finally:
+        counter_owner.resume()
+    assert await reading == "old"
+    assert await cache.get(name) == "new"
+
+
+async def test_when_a_node_is_lost_nothing_stays_near(cluster: ClusterServers) -> None:
+    cache = await cache_at(cluster.url)
+    await cache.set_many(dict.fromkeys(names(30), 1))
+    assert len(await cache.get_many(names(30))) == 30
+    tier = cache._core.tier
+    for server in cluster.primaries:
+        connects = link_of(cache).lane((server.host, server.port)).connects
+        server.command("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
+        lane = link_of(cache).lane((server.host, server.port))
+        await eventually(lambda lane=lane, connects=connects: lane.connects > connects, "the lane to be back")
+        assert all(tier.find(stored(name), cache._core.namespace) is None for name in names(30))
+        assert len(await cache.get_many(names(30))) == 30
+        assert tier.find(stored("key1"), cache._core.namespace) is not None
+
+
+# -- slots that move
+
+
+def slot_and_target(cluster: ClusterServers, key: str) -> tuple[int, ValkeyServer, ValkeyServer]:
+    """A key's slot, who has it, and another primary."""
+    slot = slot_of(stored(key))
+    source = cluster.owner(slot)
+    return slot, source, next(server for server in cluster.primaries if server is not source)
+
+
+async def test_a_slot_that_has_moved_is_followed(shell: Shell, cluster: ClusterServers) -> None:
+    await shell.set_many(dict.fromkeys(names(10), "old"))
+    slot, _, target = slot_and_target(cluster, "key1")
+    await asyncio.to_thread(cluster.move, slot, target)
+    assert await shell.get_many(names(10)) == dict.fromkeys(names(10), "old")
+    assert await shell.set("key1", "new")
+    assert await shell.get("key1") == "new"
+    assert target.command("EXISTS", stored("key1")) == 1
+    target.command("SET", stored("key1"), '"newest"')
+    async with asyncio.timeout(10):
+        while await shell.get("key1") != "newest":  # noqa: ASYNC110  # near: what the new owner pushes counts
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", ["move", "move_at_once"])
+async def test_what_is_near_is_revoked_when_its_slot_moves(how: str, shell: Shell, cluster: ClusterServers) -> None:
+    await shell.set("key5", "old")
+    assert await shell.get("key5") == "old"
+    slot, _, target = slot_and_target(cluster, "key5")
+    await asyncio.to_thread(getattr(cluster, how), slot, target)
+    target.command("SET", stored("key5"), '"new"')
+    # Only near reads: no node is asked anything that it could answer with MOVED.
+    async with asyncio.timeout(10):
+        while await shell.get("key5") != "new":  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", ["move", "move_at_once"])
+async def test_a_namespace_can_be_cleared_after_its_counter_has_moved(
+    how: str, shell: Shell, cluster: ClusterServers
+) -> None:
+    await shell.set_many(dict.fromkeys(names(20), 1))
+    assert len(await shell.get_many(names(20))) == 20
+    slot = slot_of(b"cache:app~version")
+    source = cluster.owner(slot)
+    target = next(server for server in cluster.primaries if server is not source)
+    await asyncio.to_thread(getattr(cluster, how), slot, target)
+    before = target.command("GET", "cache:app~version")
+    target.command("SET", "cache:app~version", int(before.split()[0]) + 1)  # what another process's clear() does
+    async with asyncio.timeout(10):
+        while await shell.get_many(names(20)):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert await shell.set("key1", 2)
+    assert await shell.get("key1") == 2
+
+
+async def test_a_slot_that_is_moving_is_asked_for_in_both_places(shell: Shell, cluster: ClusterServers) -> None:
+    slot, source, target = slot_and_target(cluster, "key2")
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+    try:
+        with Client((target.host, target.port)) as other:
+            # The source has nothing of it any more, so everything is asked of the target.
+            for value in ("there", "later"):
+                other.command("ASKING")
+                other.command("SET", stored("key2"), f'"{value}"')
+                async with asyncio.timeout(10):
+                    while await shell.get("key2") != value:  # noqa: ASYNC110  # near: what the target pushes counts
+                        await asyncio.sleep(0.005)
+        assert await shell.get_many(["key2", "key4"]) == {"key2": "later"}
+    finally:
+        for server in (source, target):
+            server.command("CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+async def test_keys_of_one_command_in_two_places_are_a_failure_of_the_server(cluster: ClusterServers) -> None:
+    cache = await cache_at(cluster.url)
+    strict = await cache_at(cluster.url, strict=True)
+    slot, source, target = slot_and_target(cluster, "key3")
+    source.command("SET", stored("key3"), '"here"')  # its lease is nowhere
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+    try:
+        assert not await cache.set("key3", 1)
+        with pytest.raises(ServerError, match="TRYAGAIN"):
+            await strict.set("key3", 1)
+        assert await cache.get_or_set("key3", lambda: 2) == "here"
+        assert await cache.refresh("key3", lambda: 2) == 2
+    finally:
+        for server in (source, target):
+            server.command("CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+# -- load
+
+
+class Load:
+    """Reads, writes and loads by one owner of its keys, until told to stop. Whatever is raised or wrong is kept."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self.raised: list[BaseException] = []
+        self.wrong: list[Any] = []
+        self.refused = 0
+        self.good = 0  # rounds since the last one in which something was refused or missed
+
+    def note(self, number: int, written: bool, read: Any, loaded: Any) -> None:
+        self.refused += not written
+        self.good = self.good + 1 if written and read is not None else 0
+        if loaded != "loaded" or (written and read not in (None, number)):
+            self.wrong.append((number, written, read, loaded))
+
+    async def run(self, shell: Any, name: str) -> None:
+        try:
+            for number in count():
+                if self.stopped.is_set():
+                    return
+                key = f"{name}-{number % 50}"
+                written, read = await shell.set(key, number), await shell.get(key)
+                self.note(number, written, read, await shell.get_or_set(f"{key}-loaded", lambda: "loaded"))
+                await asyncio.sleep(0)
+        except BaseException as error:
+            self.raised.append(error)
+            raise
+
+
+async def under_load(shell: Shell, during: Callable[[Load], Any]) -> Load:
+    load = Load()
+    async with asyncio.TaskGroup() as tasks:
+        for name in ("a", "b", "c"):
+            tasks.create_task(load.run(shell, name))
+        try:
+            await eventually(lambda: load.good > 200, "the load to run")
+            await during(load)
+        finally:
+            load.stopped.set()
+    assert load.raised == []
+    assert load.wrong == []
+    return load
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+async def test_a_failover_under_load(threads: bool, fresh: ClusterServers) -> None:
+    shell = Shell(await cache_at(fresh.url), threads=threads)
+    slot, first, _ = slot_and_target(fresh, "a-1")
+
+    async def fail_over(load: Load) -> None:
+        refused = load.refused
+        first.kill()
+        await eventually(lambda: load.refused > refused, "the load to notice")
+        await asyncio.to_thread(fresh.wait_for_owner, slot, first)
+        # A quarter of a second at most between two questions for the map: soon. The bound is for busy machines.
+        await eventually(lambda: load.good > 300, "the load to be served by all again", seconds=20)
+
+    await under_load(shell, fail_over)
+    owner = fresh.owner(slot)
+    assert await shell.set("a-1", "mine")
+    assert await shell.get("a-1") == "mine"
+    owner.command("SET", stored("a-1"), '"theirs"')
+    async with asyncio.timeout(10):
+        while await shell.get("a-1") != "theirs":  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+async def test_slots_move_under_load(threads: bool, cluster: ClusterServers) -> None:
+    shell = Shell(await cache_at(cluster.url), threads=threads)
+
+    async def move(load: Load) -> None:
+        for name in ("a-1", "b-2", "c-3"):
+            slot, source, target = slot_and_target(cluster, name)
+            await asyncio.to_thread(cluster.move, slot, target)
+            wait_until(lambda slot=slot, source=source: cluster.owner(slot) is not source, "all to know")
+            await eventually(lambda good=load.good: load.good > 200, "the load to run on")
+
+    await under_load(shell, move)
