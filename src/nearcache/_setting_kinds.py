@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from nearcache.codec.sealing import parse_keys
 from nearcache.errors import ConfigurationError
 from nearcache.transport.endpoint import MAX_DB, parse_host, parse_url, redact_url
 
@@ -148,6 +149,19 @@ def url(variable: str) -> Kind:
         return str(text)
 
     return Kind("a URL", parse, lambda url: redact_url(url.get_secret_value()))
+
+
+def keys(sizes: Sequence[int]) -> Kind:
+    def parse(value: object) -> str | None:
+        text = _parse_text(value)
+        if text is not None:
+            parse_keys(text, sizes)
+        return text
+
+    accepted = (
+        f"base64 of {' or '.join(map(str, sizes))} random bytes, or several with commas between, the newest first"
+    )
+    return Kind(accepted, parse, lambda _: MASK)
 
 
 HOST = Kind("a host name or an IP address, without a port (that has its own variable)", _parse_host)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from .client import RedisClientType
-from .codec import Codec
+from .codec.sealed import make_codec
 from .core.effects import Link, Outcome, Plan
 from .core.flights import Flights
 from .core.found import Lookup
@@ -27,6 +27,8 @@ from .tiers.entry import COPY
 from .tiers.memory import NearTier
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from .client import AsyncLink, Client, ThreadLink
 
 __all__ = ["CacheBase", "Core", "Wire"]
@@ -80,7 +82,14 @@ class Core:
         if self.client is client:
             return
         settings = client.settings
-        codec = Codec(wire=self.wire, compress_min=settings.compress_min, max_value=settings.max_value)
+        codec = make_codec(
+            wire=self.wire,
+            compress_min=settings.compress_min,
+            max_value=settings.max_value,
+            encryption_keys=_revealed(settings.encryption_keys),
+            signing_keys=_revealed(settings.signing_keys),
+            pickle=settings.pickle,
+        )
         defaults = Policy(
             self.ttl_ms,
             grace_ms=0 if self.wire == "json" else int(settings.grace * 1000),
@@ -253,6 +262,10 @@ class Core:
     ) -> Plan[Outcome]:
         site, policy = self.in_namespace(namespace), self.policy(ttl, cast("LoadOptions", options))
         return self.loads.write_through(link, site, key, site.key(key), writer, policy)
+
+
+def _revealed(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()
 
 
 class _Unbound:

@@ -31,6 +31,9 @@ __all__ = [
     "get_multi_redis_connection_manager",
 ]
 
+_ALIKE = ("prefix", "encryption_keys", "signing_keys", "pickle")
+"""Settings in which nobody who shares a client may differ, besides where it connects."""
+
 
 class AllConnectionStatus(dict[str, ConnectionStatus]):
     """The status of every client by name; ``status.cache`` reads as ``status["cache"]``."""
@@ -105,7 +108,7 @@ class MultiRedisConnectionManager:
         """The client of that name, made from ``settings`` when it is not there yet; does no I/O.
 
         Raises:
-            SettingsConflict: it is there with other connection fields.
+            SettingsConflict: it is there with other connection fields, another prefix, or other keys.
         """
         name = str(name)
         with self._lock:
@@ -119,8 +122,7 @@ class MultiRedisConnectionManager:
             endpoint = self._endpoint(name, settings)
             if client is not None and client.open:
                 different = endpoint.differences(client.endpoint)
-                if settings.prefix != client.settings.prefix:
-                    different += ("prefix",)
+                different += tuple(n for n in _ALIKE if getattr(settings, n) != getattr(client.settings, n))
                 if different:
                     raise SettingsConflict(
                         f"client {name!r} is up on {client.endpoint.address} db {client.endpoint.db} and was asked to "

@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nearcache import _setting_kinds as kinds
+from nearcache.codec.sealing import ENCRYPTION_SIZES, SIGNING_SIZES
 from nearcache.errors import ConfigurationError
 from nearcache.transport.endpoint import Endpoint, parse_url, replace_db
 
@@ -29,7 +30,10 @@ Duration: TypeAlias = float | str | timedelta
 Size: TypeAlias = int | str
 Secret: TypeAlias = str | SecretStr | None
 
-_SECRETS = frozenset({"redis_password", "queue_redis_password", "redis_url", "queue_redis_url"})
+_SECRETS = frozenset({"redis_password", "queue_redis_password", "redis_url", "queue_redis_url"}) | {
+    "encryption_keys",
+    "signing_keys",
+}
 # An empty variable of these counts as not set: that is how compose files leave a variable out.
 _MAY_BE_EMPTY = _SECRETS | {"redis_username"}
 
@@ -69,6 +73,9 @@ class SettingsValues(TypedDict, total=False):
     recovery_entries: int | str
     max_value: Size
     compress_min: Size
+    encryption_keys: Secret
+    signing_keys: Secret
+    pickle: bool | str
 
 
 def _twin(name: str) -> Callable[[dict[str, Any]], Any]:
@@ -165,6 +172,15 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
     compress_min: Annotated[int, kinds.size(0, 2**40)] = Field(
         1024, description="Bytes; a larger value is compressed when that helps."
     )
+    encryption_keys: Annotated[SecretStr | None, kinds.keys(ENCRYPTION_SIZES)] = Field(
+        None, description="AES keys; the first encrypts what is stored, all decrypt; None stores it in clear."
+    )
+    signing_keys: Annotated[SecretStr | None, kinds.keys(SIGNING_SIZES)] = Field(
+        None, description="HMAC keys; the first signs what is stored, all verify; None signs nothing."
+    )
+    pickle: Annotated[bool, kinds.FLAG] = Field(
+        False, description="Whether values that cannot be stored otherwise are pickled; needs signing_keys."
+    )
 
     def __init__(self, *, _env_file: EnvFile = ".env", **values: Unpack[SettingsValues]) -> None:
         known = type(self).model_fields
@@ -191,6 +207,8 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
                 elif name in given:  # otherwise a fallback that its own wrong twin kept from being resolved
                     shown = "(not shown)" if name in _SECRETS else _shown(given[name])
                     wrong.append(f"{_variable(name)}={shown}: expected {detail['msg']}")
+        if not wrong and self.pickle and self.signing_keys is None:
+            wrong.append("NEARCACHE_PICKLE=true: needs NEARCACHE_SIGNING_KEYS, because only a signed pickle is read")
         if wrong:  # outside the handler: a context would still hold what was given
             raise ConfigurationError("\n".join(wrong))
 

@@ -180,6 +180,11 @@ def test_foreign_json_is_read_in_both_wires() -> None:
     assert codec.decode(b"[1]", KEY, 7, tuple[int, ...]) == (1,)
 
 
+def sealed(flags: int) -> bytes:
+    """What says that it is encrypted, or signed, where there is no key."""
+    return envelope(flags=flags, payload=bytes(80))
+
+
 READABLE = Envelope(0, WRITE_ID, 0, 7, 5, 6, (), 40)
 VERDICTS = [
     (envelope(), 1, READABLE),
@@ -197,7 +202,7 @@ VERDICTS = [
         for raw in (
             envelope(version=2),
             envelope(version=0),
-            envelope(flags=4),
+            envelope(flags=16),
             envelope(flags=0x81),
             envelope(fmt=0),
             envelope(fmt=2),
@@ -206,7 +211,10 @@ VERDICTS = [
             b"\xc1\x02",
         )
     ),
-    *((raw, Miss.UNDECODABLE, Miss.UNDECODABLE) for raw in (b"\xc1\x01", b"\xc1", envelope()[:39])),
+    *(
+        (raw, Miss.UNDECODABLE, Miss.UNDECODABLE)
+        for raw in (b"\xc1\x01", b"\xc1", envelope()[:39], *map(sealed, (4, 8, 12)))
+    ),
 ]
 
 

@@ -50,8 +50,14 @@ DEFAULTS = {
     "recovery_entries": 10_000,
     "max_value": 16 * 1024 * 1024,
     "compress_min": 1024,
+    "encryption_keys": None,
+    "signing_keys": None,
+    "pickle": False,
 }
-SECRETS = ["redis_password", "queue_redis_password", "redis_url", "queue_redis_url"]
+# In base64: 32 bytes, 16, and 32 in the URL-safe alphabet without padding.
+AES = "hunterAESkeyhunterAESkeyhunterAESkeyhunterA="
+AES_128 = "hunterAESkeyhunterAESA=="
+HMAC = "hunter_HMAC-hunter_HMAC-hunter_HMAC-hunter_"
 DURATIONS = [
     "near_ttl",
     "command_timeout",
@@ -129,6 +135,9 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "recovery_entries": ("1", 1),
     "max_value": ("2 MB", 2_000_000),
     "compress_min": ("0", 0),
+    "encryption_keys": (f" {AES} ,{AES_128}", f" {AES} ,{AES_128}"),
+    "signing_keys": (HMAC, HMAC),
+    "pickle": ("no", False),
 }
 
 
@@ -433,6 +442,8 @@ SECRET_VALUES: dict[str, Any] = {
     "queue_redis_password": "hunter33",
     "redis_url": "redis://u:hunter44@h",
     "queue_redis_url": "redis://u:hunter55@h",
+    "encryption_keys": AES,
+    "signing_keys": HMAC,
 }
 
 
@@ -478,6 +489,40 @@ def test_no_error_shows_a_secret(password: str, values: dict[str, Any], template
         build(_env_file=None, **secrets, **values)
     report = "".join(traceback.format_exception(caught.value))
     assert not any(password[i : i + 6] in report for i in range(len(password) - 5))
+
+
+@pytest.mark.parametrize("name", ["encryption_keys", "signing_keys"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("hunter", "hunter,", f"{AES},", f",{AES}", f"{AES};{AES}", f"{AES}!", f"hunter!{AES}", f"{AES[:-2]}é="),
+        *(f"{AES},hunter", "hunter" * 8, "hunter00" * 8, f"{AES[:20]} {AES[20:]}", " ", ",", f"{AES}\0"),
+    ],
+)
+def test_keys_that_are_none_fail_at_once_and_are_not_shown(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        build(**{name: text})
+    sizes = {"encryption_keys": "16 or 32", "signing_keys": "32"}[name]
+    accepted = f"base64 of {sizes} random bytes, or several with commas between, the newest first"
+    assert str(caught.value) == f"{variable(name)}=(not shown): expected {accepted}"
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_short_key_does_not_sign() -> None:
+    assert build(encryption_keys=AES_128).encryption_keys is not None
+    assert "base64 of 32 random bytes" in refusal(lambda: build(signing_keys=AES_128))
+
+
+def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARCACHE_ENCRYPTION_KEYS", "")
+    assert Settings(signing_keys="").encryption_keys is None
+    assert Settings(signing_keys="").signing_keys is None
+
+
+def test_pickle_only_with_a_signature() -> None:
+    assert build(pickle=True, signing_keys=HMAC).pickle
+    assert "NEARCACHE_SIGNING_KEYS" in refusal(lambda: build(pickle=True))
+    assert "NEARCACHE_SIGNING_KEYS" in refusal(lambda: build(pickle=True, encryption_keys=AES))
 
 
 def test_equal_and_hashable_by_value() -> None:

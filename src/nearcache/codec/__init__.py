@@ -1,7 +1,8 @@
 """Values to the bytes that are stored, and back.
 
 ``Codec`` is all that the other rooms use. The modules: ``values`` (Python types in msgpack), ``classes`` (the
-user's classes), ``convert`` (``type=``), ``envelope`` (header, compression), ``wire_json`` (JSON).
+user's classes), ``convert`` (``type=``), ``envelope`` (header, compression), ``wire_json`` (JSON), ``sealing``
+(encryption, signing), ``pickles``, and ``sealed``, the codec where there are keys.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 from zlib import crc32
 
-from nearcache.codec import values, wire_json
+from nearcache.codec import pickles, values, wire_json
 from nearcache.codec.convert import NATURAL
 from nearcache.codec.envelope import (
     COMPRESSED,
     HEADER_SIZE,
     MAGIC,
     MAX_HEAD,
-    TAGGED,
+    PICKLE,
+    SEALED,
+    UNKNOWN_FLAGS,
     VALUES,
     VERSION,
     Envelope,
@@ -28,6 +31,7 @@ from nearcache.codec.envelope import (
     unpack_head,
 )
 from nearcache.codec.failures import Undecodable
+from nearcache.codec.pickles import Pickled, Verified
 from nearcache.errors import InvalidArgument, ValueTooLarge
 from nearcache.sentinels import Miss
 
@@ -36,7 +40,6 @@ __all__ = ["HEADER_SIZE", "MAX_HEAD", "NATURAL", "Codec", "Envelope", "Hint", "M
 builtins_type: Final = type  # which the parameters of that name hide
 _unpack_lead: Final = struct.Struct(">I8xIQQ").unpack_from
 _PLAIN: Final = int.from_bytes(MAGIC + bytes([VERSION, 0, VALUES]), "big")
-_UNKNOWN_FLAGS: Final = 0xFF & ~(COMPRESSED | TAGGED)
 
 
 class Hint:
@@ -104,13 +107,26 @@ class Codec:
             if grace_ms or tags:
                 raise InvalidArgument('grace and tags need wire="native": JSON has no place for them')
             return self._checked(wire_json.dumps(value))
-        payload = self._checked(values.dumps(value))
+        return self._envelop(values.dumps(value), VALUES, key, version, grace_ms, created_ms, load_ms, tags)
+
+    def _envelop(
+        self,
+        payload: bytes,
+        fmt: int,
+        key: bytes,
+        version: int,
+        grace_ms: int,
+        created_ms: int,
+        load_ms: int,
+        tags: Sequence[tuple[bytes, int]],
+    ) -> bytes:
+        self._checked(payload)
         flags = 0
         if len(payload) > max(self.compress_min, compress_min):
             compressed = compress(payload)
             if len(compressed) < len(payload):
                 payload, flags = compressed, COMPRESSED
-        return pack_head(flags, key, version, grace_ms, created_ms, load_ms, tags) + payload
+        return pack_head(flags, fmt, key, version, grace_ms, created_ms, load_ms, tags) + payload
 
     def decode(self, raw: bytes, key: bytes, version: int, type: Any = NATURAL) -> Any:
         """The value in stored bytes if that can be told from them alone, or a ``Miss``. Never raises.
@@ -135,6 +151,10 @@ class Codec:
                 return Miss.UNSETTLED
         return self.load(self.payload(raw, envelope), envelope is None, type)
 
+    def unseal(self, raw: bytes, key: bytes) -> bytes | Miss:
+        """What ``open`` and ``payload`` read: the stored bytes, or what was sealed in them. Never raises."""
+        return raw
+
     @staticmethod
     def open(raw: bytes, key: bytes) -> Envelope | Miss | None:
         """What the front of stored bytes tells: an envelope, why there is nothing to be read, or ``None``.
@@ -145,24 +165,29 @@ class Codec:
         if raw[:1] != MAGIC:
             return None
         try:
-            release, fmt, key_hash, envelope = unpack_head(raw)
+            release, key_hash, envelope = unpack_head(raw)
         except (struct.error, IndexError, ValueError):
             # A newer release's header may be shorter than this one's.
             return Miss.FOREIGN if len(raw) > 1 and raw[1] != VERSION else Miss.UNDECODABLE
-        if release != VERSION or envelope.flags & _UNKNOWN_FLAGS or fmt != VALUES:
+        if release != VERSION or envelope.flags & UNKNOWN_FLAGS:
             return Miss.FOREIGN
-        return envelope if key_hash == crc32(key) else Miss.UNDECODABLE
+        if envelope.flags & SEALED or key_hash != crc32(key):
+            return Miss.UNDECODABLE
+        readable = envelope.format == VALUES or (envelope.format == PICKLE and raw.__class__ is Verified)
+        return envelope if readable else Miss.FOREIGN
 
     def payload(self, raw: bytes, envelope: Envelope | None) -> bytes | Miss:
         """The encoded value without what stands before it, not compressed. Never raises."""
         if envelope is None:
             return raw
         if not envelope.flags & COMPRESSED:
-            return raw[envelope.start :]
-        try:
-            return decompress(memoryview(raw)[envelope.start :], self.max_value)
-        except Undecodable:
-            return Miss.UNDECODABLE
+            payload = raw[envelope.start :]
+        else:
+            try:
+                payload = decompress(memoryview(raw)[envelope.start :], self.max_value)
+            except Undecodable:
+                return Miss.UNDECODABLE
+        return Pickled(payload) if envelope.format == PICKLE and raw.__class__ is Verified else payload
 
     @staticmethod
     def load(payload: bytes | Miss, is_json: bool, type: Any = NATURAL) -> Any:
@@ -172,6 +197,8 @@ class Codec:
         if type.__class__ is Hint:
             return Codec._load_hinted(payload, is_json, type)  # type: ignore[arg-type]
         try:
+            if payload.__class__ is Pickled:
+                return pickles.loads(payload, type)
             return (wire_json if is_json else values).loads(payload, type)
         except Undecodable:
             return Miss.UNDECODABLE

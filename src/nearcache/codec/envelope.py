@@ -5,8 +5,9 @@ offset  bytes  content
 ======  =====  ==============================================================================================
 0       1      ``0xC1``, which begins no JSON, no UTF-8 text and no msgpack
 1       1      version, 1
-2       1      flags: bit 0 the payload is one zstd frame, bit 1 it has tags; the others are reserved and 0
-3       1      payload format: 1 is the msgpack of ``values``; 0 is reserved
+2       1      flags: bit 0 the payload is one zstd frame, bit 1 it has tags, bit 2 it is encrypted, bit 3 it is
+               signed; the others are reserved and 0
+3       1      payload format: 1 is the msgpack of ``values``, 2 is a pickle; 0 is reserved
 4       8      write id, random: two writes of equal values differ
 12      4      CRC-32 of the stored key: it guards against another key's reply, not people
 16      8      grace, in milliseconds
@@ -16,7 +17,8 @@ offset  bytes  content
 ======  =====  ==============================================================================================
 
 Tags follow the header: the length of their block in 2 bytes, and for each tag the length of its name in 1 byte, the
-name, and its version in 8. All numbers are big-endian.
+name, and its version in 8. All numbers are big-endian. Of what is encrypted or signed, ``sealing`` says what stands
+behind the header.
 """
 
 from __future__ import annotations
@@ -38,10 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPRESSED",
+    "ENCRYPTED",
     "HEADER_SIZE",
     "MAGIC",
     "MAX_HEAD",
+    "PICKLE",
+    "SEALED",
+    "SIGNED",
     "TAGGED",
+    "UNKNOWN_FLAGS",
     "VALUES",
     "VERSION",
     "Envelope",
@@ -56,7 +63,12 @@ MAGIC: Final = b"\xc1"
 VERSION: Final = 1
 COMPRESSED: Final = 1
 TAGGED: Final = 2
+ENCRYPTED: Final = 4
+SIGNED: Final = 8
+SEALED: Final = ENCRYPTED | SIGNED
+UNKNOWN_FLAGS: Final = 0xFF & ~(COMPRESSED | TAGGED | SEALED)
 VALUES: Final = 1
+PICKLE: Final = 2
 
 _HEADER: Final = struct.Struct(">cBBBQIQQQ")
 HEADER_SIZE: Final = _HEADER.size
@@ -78,6 +90,7 @@ class Envelope(NamedTuple):
         load_ms: how long it took to load; 0 when it was not loaded.
         tags: names and versions, from before it was made.
         start: where the payload begins.
+        format: how it is encoded.
     """
 
     flags: int
@@ -88,10 +101,12 @@ class Envelope(NamedTuple):
     load_ms: int
     tags: tuple[tuple[bytes, int], ...]
     start: int
+    format: int = VALUES
 
 
 def pack_head(
     flags: int,
+    fmt: int,
     key: bytes,
     version: int,
     grace_ms: int,
@@ -108,16 +123,16 @@ def pack_head(
     write_id, key_hash = getrandbits(64), crc32(key)
     made = (created_ms << 16) + min(load_ms, _LONGEST_LOAD)
     if not tags:
-        return _HEADER.pack(MAGIC, VERSION, flags, VALUES, write_id, key_hash, grace_ms, version, made)
+        return _HEADER.pack(MAGIC, VERSION, flags, fmt, write_id, key_hash, grace_ms, version, made)
     block = b"".join(b"%c%b%b" % (len(name), name, number.to_bytes(8, "big")) for name, number in tags)
     if len(block) > 0xFFFF:
         raise InvalidArgument(f"{len(tags)} tags are too many for one value: their names may have 65 kB together")
-    header = _HEADER.pack(MAGIC, VERSION, flags | TAGGED, VALUES, write_id, key_hash, grace_ms, version, made)
+    header = _HEADER.pack(MAGIC, VERSION, flags | TAGGED, fmt, write_id, key_hash, grace_ms, version, made)
     return b"%b%b%b" % (header, len(block).to_bytes(2, "big"), block)
 
 
-def unpack_head(raw: bytes) -> tuple[int, int, int, Envelope]:
-    """Version, format and key hash of what begins with ``MAGIC``, and its envelope.
+def unpack_head(raw: bytes) -> tuple[int, int, Envelope]:
+    """Version and key hash of what begins with ``MAGIC``, and its envelope.
 
     Raises:
         struct.error, IndexError, ValueError: it ends too early.
@@ -127,7 +142,8 @@ def unpack_head(raw: bytes) -> tuple[int, int, int, Envelope]:
     if flags & TAGGED and release == VERSION:
         start += 2 + int.from_bytes(raw[HEADER_SIZE : HEADER_SIZE + 2], "big")
         tags = _unpack_tags(raw, HEADER_SIZE + 2, start)
-    return release, fmt, key_hash, Envelope(flags, write_id, grace_ms, version, made >> 16, made & 0xFFFF, tags, start)
+    created_ms, load_ms = made >> 16, made & 0xFFFF
+    return release, key_hash, Envelope(flags, write_id, grace_ms, version, created_ms, load_ms, tags, start, fmt)
 
 
 def _unpack_tags(raw: bytes, at: int, end: int) -> Any:

@@ -120,8 +120,9 @@ class Fill:
                 tags=versions,
                 compress_min=load.compress_min,
             )
-            envelope = parts.codec.open(data, key)
-            landed[key] = Found(None, data, parts.codec.payload(data, envelope), envelope, ttl_ms)  # type: ignore[arg-type]
+            opened: Any = parts.codec.unseal(data, key)
+            envelope: Any = parts.codec.open(opened, key)
+            landed[key] = Found(None, data, parts.codec.payload(opened, envelope), envelope, ttl_ms)
             # What an own write or delete overtook is handed to those who waited, and not stored.
             if storing and not self._flights[key].detached:
                 physical = None if ttl_ms is None else ttl_ms + policy.grace_ms

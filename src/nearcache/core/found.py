@@ -130,7 +130,8 @@ def judge(
     """What stored bytes are worth, or the counters that have to be read to tell. Of a probe the payload is not cut."""
     if raw is None or pttl == -2:
         return NOTHING
-    envelope = codec.open(raw, key)
+    opened: Any = codec.unseal(raw, key)
+    envelope = opened if isinstance(opened, Miss) else codec.open(opened, key)
     if isinstance(envelope, Miss):
         return Found(envelope, raw)
     soft = validity(envelope, site, known)
@@ -138,7 +139,7 @@ def judge(
         return soft
     if isinstance(soft, Miss):
         return Found(soft, raw, envelope=envelope)
-    payload = b"" if probe else codec.payload(raw, envelope)
+    payload = b"" if probe else codec.payload(opened, envelope)
     if isinstance(payload, Miss):
         return Found(payload, raw, envelope=envelope)
     left = None if pttl < 0 else pttl - (envelope.grace_ms if envelope is not None else 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from ..codec import Codec
+from ..codec import Codec, pickles
+from ..codec.pickles import Pickled
 from ..codec.values import decode, dumps, is_immutable
 from ..codec.wire_json import decode as decode_json
 from ..core.found import Found, validity
@@ -65,7 +66,7 @@ class Entry:
             if not is_json:
                 self.payload = None
         elif value.__class__ is not Miss:
-            self.decode = decode_json if is_json else decode
+            self.decode = decode_json if is_json else pickles.decode if payload.__class__ is Pickled else decode
         return value
 
     def copy(self) -> Any:
