@@ -55,8 +55,8 @@ def _load(*names: str) -> str:
     return _COMMENT.sub("", "".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
 
 
-READ_COUNTER: Final = _load("read_counter")
-RAISE_COUNTER: Final = _load("raise_counter")
+READ_COUNTER: Final = _load("counter", "read_counter")
+RAISE_COUNTER: Final = _load("counter", "raise_counter")
 REMOVE_OLDER: Final = _load("live", "remove_older")
 ELECT: Final = _load("identity", "elect")
 FILL: Final = _load("identity", "fill")

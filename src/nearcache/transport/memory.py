@@ -8,6 +8,7 @@ what the others write, as a server would, but at once.
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ _SWEEP_EVERY = 1_000  # writes between two searches for what has expired
 _OVERHEAD = 300  # bytes of an entry besides key and value
 _ENVELOPE = 40  # bytes of a header; codec/envelope.py
 _Bytes = bytes | None
+_COUNTER = re.compile(rb"([0-9]{1,16}) ?([0-9]{0,16})")
 
 
 class _Stored:
@@ -205,19 +207,19 @@ class MemoryStore:
         return (value or b"")[:_ENVELOPE] if (value or b"")[:1] == b"\xc1" else value or b""
 
     def _counter(self, counter: bytes, start: bytes | str = b"") -> bytes:
-        value = self._get(counter)
-        if value is None:
+        value = self._get(counter) or b""
+        if not _halves(value):
             value = bytes(start) if start else b"%d" % self._now_us()  # type: ignore[arg-type]
             self._set(counter, value)
         return value
 
     def _raise_counter(self, counter: bytes, half: str) -> list[bytes]:
         before = self._get(counter) or b""
-        parts = [int(part) for part in before.split()]
+        parts = _halves(before)
         raised = max(self._now_us(), max(parts, default=0) + 1)
         value = b"%d %d" % (parts[0], raised) if half == "soft" and parts else b"%d" % raised
         self._set(counter, value)
-        return [before, value]
+        return [before if parts else b"", value]
 
     def _remove_older(self, count: int, *arguments: Any) -> int:
         keys, (before, now) = arguments[:count], arguments[count:]
@@ -332,3 +334,10 @@ def get_store(name: str, db: int, entries: int, size: int) -> MemoryStore:
         if store is None:
             store = _stores[place] = MemoryStore(clock(), entries, size)
         return store
+
+
+def _halves(counter: bytes) -> list[int]:
+    """A version counter's halves; nothing for what is none, as in ``counter.lua``."""
+    match = _COUNTER.fullmatch(counter)
+    halves = [int(half or 0) for half in match.groups()] if match else []
+    return halves if all(half < 2**53 for half in halves) else []

@@ -4,14 +4,11 @@
 -- returns  {the counter before ('' when there was none), the counter now}, decimal text
 -- At least one more than before, and at least the server's clock: a lost increment cannot be issued twice. Without a
 -- counter nobody can tell what was invalidated before, so even the soft half then begins with a hard one.
-local before = redis.call('GET', KEYS[1])
+local before, hard, soft = counter(KEYS[1])
 local now = redis.call('TIME')
-local raised, hard = now[1] * 1000000 + now[2], nil
-for part in string.gmatch(before or '', '%d+') do
-  hard = hard or part
-  raised = math.max(raised, tonumber(part) + 1)
-end
+local raised = now[1] * 1000000 + now[2]
+if before then raised = math.max(raised, hard + 1, soft + 1) end
 local value = string.format('%.0f', raised)
-if ARGV[1] == 'soft' and hard then value = hard .. ' ' .. value end
+if ARGV[1] == 'soft' and before then value = string.format('%.0f %.0f', hard, raised) end
 redis.call('SET', KEYS[1], value)
 return {before or '', redis.call('GET', KEYS[1])}
