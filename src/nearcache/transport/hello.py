@@ -123,7 +123,8 @@ def _kill(kill: int, name: str) -> Conversation[None]:
 
 def _facts(answer: dict[Any, Any] | list[Any]) -> tuple[int | None, str, Any]:
     # A map in RESP3, a flat list when a proxy answers HELLO 3 in RESP2.
-    facts = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=False))
+    pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=False)
+    facts = {name: fact for name, fact in pairs if isinstance(name, bytes)}
     identity, server, version = (facts.get(name) for name in (b"id", b"server", b"version"))
     known = [word.decode("ascii", "replace") for word in (server, version) if isinstance(word, bytes)]
     return (identity if isinstance(identity, int) else None), " ".join(known) or "?", facts.get(b"role")
@@ -132,9 +133,9 @@ def _facts(answer: dict[Any, Any] | list[Any]) -> tuple[int | None, str, Any]:
 def _clock(answer: Any, asked: float) -> float:
     try:
         seconds, microseconds = map(int, answer)
-    except (TypeError, ValueError):
+        return seconds + microseconds / 1e6 - asked
+    except (TypeError, ValueError, OverflowError):
         return local_clock()  # an ACL without TIME, a proxy
-    return seconds + microseconds / 1e6 - asked
 
 
 def _code(error: CommandRefused) -> str:
