@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
+import math
+import socket
+
 import pytest
 
+from nearcache.errors import ConnectionFailed
 from nearcache.transport.endpoint import Endpoint
 from nearcache.transport.hello import shake_hands
+from nearcache.transport.thread_wire import ThreadWaiter, ThreadWire
+
+UNHASHABLE = b"%1\r\n*0\r\n:1\r\n"
+
+
+class Deaf:
+    """A listener that nobody should call."""
+
+    def revoked(self, keys: list[bytes] | None) -> None:
+        raise AssertionError
+
+    lost = revoked
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"$-5\r\n",
+        UNHASHABLE,
+        b">0\r\n",
+        b"\0",
+        b"+1\r\n+2\r\n",
+        b">1\r\n" + UNHASHABLE,
+    ],
+)
+def test_a_thread_that_reads_rubbish_finds_the_connection_lost(rubbish: bytes) -> None:
+    wire = ThreadWire(None, Deaf())  # type: ignore[arg-type]
+    waiters = [ThreadWaiter(b"?", 1, None, math.inf) for _ in range(2)]
+    wire.waiting.extend(waiters)
+    with pytest.raises(ConnectionFailed):
+        wire.take(b"+fine\r\n" + rubbish)
+    assert waiters[0].done
+    assert waiters[0].replies == [b"fine"]
+
+
+@pytest.mark.parametrize("rubbish", [UNHASHABLE, b"*2\r\n*0\r\n:1\r\n" + UNHASHABLE, b"\0"])
+def test_a_handshake_with_rubbish_fails(rubbish: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(rubbish)
+        wire = ThreadWire(ours, Deaf())
+        with pytest.raises(ConnectionFailed):
+            wire.talk(shake_hands(Endpoint(kind="tcp", host="h"), "name", None, track_all=True))
 
 
 def test_facts_and_times_that_are_none_are_not_known() -> None:

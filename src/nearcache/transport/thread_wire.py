@@ -182,13 +182,14 @@ class ThreadWire:
         """Parse what was read, and give it to those who wait for it.
 
         Raises:
-            ConnectionFailed: it is the end, or no sense can be made of it.
+            ConnectionFailed: it is the end, or no sense can be made of it: no RESP, a reply nobody asked for, a push
+                that could not be carried out.
         """
         if not chunk:
             raise ConnectionFailed("closed by the server")
         waiting, gets, leader = self.waiting, self.reader.gets, self.leader
-        self.reader.feed(chunk)
         try:
+            self.reader.feed(chunk)
             while (reply := gets()) is not _NOTHING:
                 if reply.__class__ is _PushNotification:
                     announce(reply, self._listener)
@@ -202,6 +203,10 @@ class ThreadWire:
                     waiting.popleft()
                     if head.settle(head.show(head.hook) if head.hook is not None else None) and head is not leader:
                         self.ready.append(head)
+        except ConnectionFailed:
+            raise
+        except Exception as error:
+            raise _senseless(error) from error
         finally:
             self.rouse_ready(_ROUSED)
         self.last_read = monotonic()
@@ -239,7 +244,12 @@ class ThreadWire:
                 self.sock.sendall(b"".join(map(pack, commands)))
                 replies = []
                 while len(replies) < len(commands):
-                    reply = self.reader.gets()
+                    try:
+                        reply = self.reader.gets()
+                    except ConnectionFailed:
+                        raise
+                    except Exception as error:
+                        raise _senseless(error) from error
                     if reply is not _NOTHING:
                         replies.append(reply)
                     elif chunk := self.sock.recv(CHUNK):
@@ -249,6 +259,11 @@ class ThreadWire:
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+
+def _senseless(error: Exception) -> ConnectionFailed:
+    """The parser raises more than its own error: for a list as a map's key, for more elements than memory holds."""
+    return ConnectionFailed(f"what the server said could not be taken in: {error!r}")
 
 
 def open_thread_wire(
