@@ -316,6 +316,31 @@ def test_a_server_that_speaks_something_else(bench: Bench) -> None:
         thread.join()
 
 
+def test_a_server_that_trickles_holds_nobody_longer_than_the_deadline(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for reply in (GREETING, b"+PONG\r\n" + TIME + b"+OK\r\n", b"$1000\r\n"):
+                    connection.recv(1000)
+                    connection.sendall(reply)
+                while not over.wait(0.01):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        lane = bench.open(f"redis://127.0.0.1:{listener.getsockname()[1]}", command_timeout=0.1)
+        try:
+            with pytest.raises(CommandTimeout):
+                lane.request(("GET", b"key"))
+        finally:
+            over.set()
+            lane.close()
+            thread.join()
+
+
 # -- hooks, interrupts and ends
 
 

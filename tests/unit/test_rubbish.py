@@ -46,6 +46,20 @@ def test_a_thread_that_reads_rubbish_finds_the_connection_lost(rubbish: bytes) -
     assert waiters[0].replies == [b"fine"]
 
 
+def test_a_reply_that_trickles_in_is_late_some_time() -> None:
+    wire = ThreadWire(None, Deaf())  # type: ignore[arg-type]
+    early, late = (ThreadWaiter(b"?", 1, None, due) for due in (math.inf, -math.inf))
+    wire.waiting.extend([early, late])
+    wire.leader = early
+    wire.take(b"$5\r\nab")
+    wire.take(b"cde\r\n+f")
+    wire.leader = late
+    with pytest.raises(TimeoutError):
+        wire.take(b"i")
+    wire.take(b"ne\r\n")  # what comes late and whole is taken
+    assert late.replies == [b"fine"]
+
+
 @pytest.mark.parametrize("rubbish", [UNHASHABLE, b"*2\r\n*0\r\n:1\r\n" + UNHASHABLE, b"\0"])
 def test_a_handshake_with_rubbish_fails(rubbish: bytes) -> None:
     ours, theirs = socket.socketpair()

@@ -184,6 +184,7 @@ class ThreadWire:
         Raises:
             ConnectionFailed: it is the end, or no sense can be made of it: no RESP, a reply nobody asked for, a push
                 that could not be carried out.
+            TimeoutError: the leader's reply is overdue, and this was not the last of it.
         """
         if not chunk:
             raise ConnectionFailed("closed by the server")
@@ -209,7 +210,9 @@ class ThreadWire:
             raise _senseless(error) from error
         finally:
             self.rouse_ready(_ROUSED)
-        self.last_read = monotonic()
+        self.last_read = now = monotonic()
+        if leader.__class__ is ThreadWaiter and not leader.done and now >= leader.due:
+            raise TimeoutError  # reads that bring a little each never time out by themselves
 
     def rouse_ready(self, most: int) -> None:
         """Wake so many of those whose replies are there. Whoever wakes wakes one more: ``thread_lane.py`` says why."""
