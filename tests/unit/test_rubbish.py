@@ -46,6 +46,16 @@ def test_a_thread_that_reads_rubbish_finds_the_connection_lost(rubbish: bytes) -
     assert waiters[0].replies == [b"fine"]
 
 
+def test_a_reply_without_an_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearcache.transport.thread_wire.LONGEST", 5000)
+    wire = ThreadWire(None, Deaf())  # type: ignore[arg-type]
+    wire.waiting.append(ThreadWaiter(b"?", 2, None, math.inf))
+    wire.take(b"$4000\r\n" + bytes(3990))
+    wire.take(bytes(10) + b"\r\n+" + bytes(4900))
+    with pytest.raises(ConnectionFailed):
+        wire.take(bytes(100))
+
+
 def test_a_reply_that_trickles_in_is_late_some_time() -> None:
     wire = ThreadWire(None, Deaf())  # type: ignore[arg-type]
     early, late = (ThreadWaiter(b"?", 1, None, due) for due in (math.inf, -math.inf))

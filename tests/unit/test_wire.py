@@ -207,6 +207,19 @@ def test_rubbish_ends_the_wire(wire: Wire, rubbish: bytes) -> None:
     assert isinstance(wire.error, ConnectionFailed)
 
 
+def test_a_reply_without_an_end_ends_the_wire(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise all that comes would be kept until the end is there."""
+    monkeypatch.setattr("nearcache.transport.wire.LONGEST", 5000)
+    first, second = ask(wire, 2)
+    wire.data_received(b"$4000\r\n" + bytes(3990))
+    wire.data_received(bytes(10) + b"\r\n+" + bytes(4900))
+    assert first.result() == bytes(4000)
+    assert wire.error is None
+    wire.data_received(bytes(100))
+    assert isinstance(second.exception(), ConnectionFailed)
+    assert isinstance(wire.error, ConnectionFailed)
+
+
 def test_a_reply_nobody_asked_for_ends_the_wire(wire: Wire) -> None:
     """Whose was it? Whatever came next could be off by one."""
     (asked,) = ask(wire)

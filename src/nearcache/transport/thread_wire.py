@@ -19,7 +19,7 @@ import hiredis
 from ..errors import CommandRefused, ConnectionFailed
 from .endpoint import Endpoint
 from .hello import Conversation, local_clock, refusal_of, shake_hands, tls_context
-from .wire import Hook, Listener, afresh, announce, pack
+from .wire import LONGEST, Hook, Listener, afresh, announce, pack
 
 __all__ = ["CHUNK", "ThreadWaiter", "ThreadWire", "open_socket", "open_thread_wire"]
 
@@ -210,6 +210,8 @@ class ThreadWire:
             raise _senseless(error) from error
         finally:
             self.rouse_ready(_ROUSED)
+        if self.reader.len() > LONGEST:
+            raise ConnectionFailed(f"the server began a reply of more than {LONGEST:,} bytes")
         self.last_read = now = monotonic()
         if leader.__class__ is ThreadWaiter and not leader.done and now >= leader.due:
             raise TimeoutError  # reads that bring a little each never time out by themselves

@@ -13,7 +13,7 @@ import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
 
-__all__ = ["Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "announce", "pack"]
+__all__ = ["LONGEST", "Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "announce", "pack"]
 
 Command = tuple[str | bytes | int | float, ...]
 Hook = Callable[[list[Any]], None]
@@ -23,6 +23,7 @@ pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignme
 _NOTHING = object()
 _PushNotification = hiredis.PushNotification
 _LARGE = 16_384  # bytes: a command so large does not wait to leave with others
+LONGEST = 2**29 + 2**16  # bytes of a reply's part: no server sends a longer one (proto-max-bulk-len)
 
 
 class Waiter(Protocol):
@@ -187,6 +188,9 @@ class Wire(asyncio.Protocol):
             # Not RESP, or a reply nobody asked for: what follows cannot be matched to its callers. Or a push that
             # could not be carried out.
             self.abort(ConnectionFailed(f"what the server said could not be taken in: {error!r}"))
+            return
+        if len(waiting) == waited and self._reader.len() > LONGEST:
+            self.abort(ConnectionFailed(f"the server began a reply of more than {LONGEST:,} bytes"))
             return
         self._answered = answered = self._answered + waited - len(waiting)
         due = self._due
