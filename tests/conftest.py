@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from .servers import ValkeyServer
 
 pytest_plugins = ["nearcache.testing.fixtures"]
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("nearcache", deadline=None)
+hypothesis.settings.load_profile("nearcache")
 
 _PREFIXES = ("REDIS_", "QUEUE_REDIS_", "NEARCACHE_")
 _INTEGRATION = Path(__file__).parent / "integration"

@@ -107,7 +107,8 @@ class Codec:
             if grace_ms or tags:
                 raise InvalidArgument('grace and tags need wire="native": JSON has no place for them')
             return self._checked(wire_json.dumps(value))
-        return self._envelop(values.dumps(value), VALUES, key, version, grace_ms, created_ms, load_ms, tags)
+        payload = values.dumps(value)
+        return self._envelop(payload, VALUES, key, version, grace_ms, created_ms, load_ms, tags, compress_min)
 
     def _envelop(
         self,
@@ -119,6 +120,7 @@ class Codec:
         created_ms: int,
         load_ms: int,
         tags: Sequence[tuple[bytes, int]],
+        compress_min: int,
     ) -> bytes:
         self._checked(payload)
         flags = 0

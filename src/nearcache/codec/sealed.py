@@ -48,10 +48,12 @@ class SealedCodec(Codec):
         created_ms: int = 0,
         load_ms: int = 0,
         tags: Sequence[tuple[bytes, int]] = (),
+        compress_min: int = 0,
     ) -> bytes:
         """As ``Codec.encode``, sealed."""
+        about: Any = {"created_ms": created_ms, "load_ms": load_ms, "tags": tags, "compress_min": compress_min}
         try:
-            raw = super().encode(value, key, version, grace_ms, created_ms=created_ms, load_ms=load_ms, tags=tags)
+            raw = super().encode(value, key, version, grace_ms, **about)
         except CodecError as refused:
             if not self._pickle or isinstance(refused, ValueTooLarge):
                 raise
@@ -59,7 +61,7 @@ class SealedCodec(Codec):
                 payload = pickles.dumps(value)
             except Exception:  # noqa: BLE001  # the user's __reduce__ may raise anything; the remedy is the codec's
                 raise refused from None
-            raw = self._envelop(payload, PICKLE, key, version, grace_ms, created_ms, load_ms, tags)
+            raw = self._envelop(payload, PICKLE, key, version, grace_ms, created_ms, load_ms, tags, compress_min)
         header = b"%b%c%b" % (raw[:2], raw[2] | self._flags, raw[3:HEADER_SIZE])
         rest = raw[HEADER_SIZE:]
         for seal in self._seals:
