@@ -354,7 +354,11 @@ async def test_3_5_an_authorized_request_is_not_answered_with_what_others_got(si
 # -- intended: credentials of other kinds
 
 
-@pytest.mark.parametrize("line", ["cookie: a=b", "x-api-key: k", "X-Auth-Token: t", "proxy-authorization: Basic eA=="])
+SECRETS = ["cookie: a=b", "x-api-key: k", "X-Auth-Token: t", "X-Token: t", "proxy-authorization: Basic eA=="]
+SECRETS += ["X-Forwarded-User: anna", "Remote-User: anna", "Cf-Access-Jwt-Assertion: t"]
+
+
+@pytest.mark.parametrize("line", SECRETS)
 async def test_requests_with_other_credentials_bypass(site: Site, line: str) -> None:
     """Who is asking is known by more than Authorization."""
     site.says(FRESH)

@@ -14,7 +14,16 @@ __all__ = ["CREDENTIALS", "PERSON", "SAFE", "Request", "escape", "is_personal", 
 
 Scope = Mapping[str, Any]
 
-CREDENTIALS: Final = frozenset([b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"x-auth-token"])
+CREDENTIALS: Final = frozenset(
+    [
+        *(b"authorization", b"proxy-authorization", b"cookie"),
+        *(b"api-key", b"x-api-key", b"x-token", b"x-auth-token", b"x-access-token"),
+        *(b"x-session-token", b"x-session-id"),
+        # What proxies that log users in tell of them.
+        *(b"remote-user", b"x-remote-user", b"x-forwarded-user", b"x-forwarded-email", b"x-forwarded-access-token"),
+        *(b"cf-access-jwt-assertion", b"x-amzn-oidc-data", b"x-goog-iap-jwt-assertion", b"x-ms-client-principal"),
+    ]
+)
 """Who is asking, by the fields in common use."""
 
 PERSON: Final = b"a session, or a user who is logged in"
