@@ -38,13 +38,17 @@ def resp2_server() -> Iterator[ValkeyServer]:
         yield server
 
 
-@pytest.fixture(params=["server", "resp2", "memory"])
+KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
+
+
+@pytest.fixture(params=["server", "sealed", "resp2", "memory"])
 def settings(request: pytest.FixtureRequest) -> Settings:
     if request.param == "memory":
         return Settings(redis_url=f"memory://{uuid4().hex}", _env_file=None)
-    server: ValkeyServer = request.getfixturevalue("server" if request.param == "server" else "resp2_server")
+    server: ValkeyServer = request.getfixturevalue("resp2_server" if request.param == "resp2" else "server")
     server.command("FLUSHALL")
-    return Settings(redis_url=server.url, _env_file=None)
+    keys = KEY if request.param == "sealed" else None
+    return Settings(redis_url=server.url, encryption_keys=keys, signing_keys=keys, _env_file=None)
 
 
 @pytest.fixture(params=["async", "sync"])

@@ -20,7 +20,7 @@ from nearcache.codec.envelope import (
     MAGIC,
     MAX_HEAD,
     PICKLE,
-    SEALED,
+    TAGGED,
     UNKNOWN_FLAGS,
     VALUES,
     VERSION,
@@ -39,6 +39,7 @@ __all__ = ["HEADER_SIZE", "MAX_HEAD", "NATURAL", "Codec", "Envelope", "Hint", "M
 
 builtins_type: Final = type  # which the parameters of that name hide
 _unpack_lead: Final = struct.Struct(">I8xIQQ").unpack_from
+_IN_CLEAR: Final = COMPRESSED | TAGGED
 _PLAIN: Final = int.from_bytes(MAGIC + bytes([VERSION, 0, VALUES]), "big")
 
 
@@ -171,12 +172,14 @@ class Codec:
         except (struct.error, IndexError, ValueError):
             # A newer release's header may be shorter than this one's.
             return Miss.FOREIGN if len(raw) > 1 and raw[1] != VERSION else Miss.UNDECODABLE
-        if release != VERSION or envelope.flags & UNKNOWN_FLAGS:
-            return Miss.FOREIGN
-        if envelope.flags & SEALED or key_hash != crc32(key):
+        if release != VERSION or envelope.flags > _IN_CLEAR:
+            sealed = release == VERSION and not envelope.flags & UNKNOWN_FLAGS
+            return Miss.UNDECODABLE if sealed else Miss.FOREIGN
+        if key_hash != crc32(key):
             return Miss.UNDECODABLE
-        readable = envelope.format == VALUES or (envelope.format == PICKLE and raw.__class__ is Verified)
-        return envelope if readable else Miss.FOREIGN
+        if envelope.format != VALUES and (envelope.format != PICKLE or raw.__class__ is not Verified):
+            return Miss.FOREIGN
+        return envelope
 
     def payload(self, raw: bytes, envelope: Envelope | None) -> bytes | Miss:
         """The encoded value without what stands before it, not compressed. Never raises."""
@@ -189,7 +192,7 @@ class Codec:
                 payload = decompress(memoryview(raw)[envelope.start :], self.max_value)
             except Undecodable:
                 return Miss.UNDECODABLE
-        return Pickled(payload) if envelope.format == PICKLE and raw.__class__ is Verified else payload
+        return payload if raw.__class__ is not Verified or envelope.format != PICKLE else Pickled(payload)
 
     @staticmethod
     def load(payload: bytes | Miss, is_json: bool, type: Any = NATURAL) -> Any:

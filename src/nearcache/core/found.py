@@ -131,7 +131,7 @@ def judge(
     if raw is None or pttl == -2:
         return NOTHING
     opened: Any = codec.unseal(raw, key)
-    envelope = opened if isinstance(opened, Miss) else codec.open(opened, key)
+    envelope = opened if opened.__class__ is Miss else codec.open(opened, key)
     if isinstance(envelope, Miss):
         return Found(envelope, raw)
     soft = validity(envelope, site, known)

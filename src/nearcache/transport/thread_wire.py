@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -210,10 +211,15 @@ class ThreadWire:
             raise _senseless(error) from error
         finally:
             self.rouse_ready(_ROUSED)
+        self.last_read = now = monotonic()
+        due = inf
+        if isinstance(leader, ThreadWaiter):
+            if leader.done:
+                return
+            due = leader.due
         if self.reader.len() > LONGEST:
             raise ConnectionFailed(f"the server began a reply of more than {LONGEST:,} bytes")
-        self.last_read = now = monotonic()
-        if leader.__class__ is ThreadWaiter and not leader.done and now >= leader.due:
+        if now >= due:
             raise TimeoutError  # reads that bring a little each never time out by themselves
 
     def rouse_ready(self, most: int) -> None:
