@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from nearcache import InvalidArgument, InvalidKey, InvalidNamespace, InvalidTTL, WouldDeadlock
+from nearcache import (
+    AsyncCache,
+    InvalidArgument,
+    InvalidKey,
+    InvalidNamespace,
+    InvalidTTL,
+    Settings,
+    WouldDeadlock,
+    get_multi_redis_connection_manager,
+)
 from nearcache.errors import CodecError
 
 from .conftest import Shell
@@ -127,6 +136,16 @@ async def test_clear_without_waiting_is_valid_at_once(cache: Shell) -> None:
     assert await cache.get("old") is None
     await cache.set("new", 2)
     assert await cache.get("new") == 2
+
+
+async def test_clear_removes_json_which_has_no_version(settings: Settings) -> None:
+    cache = AsyncCache(3600, "app", wire="json")
+    await cache.initialize(settings)
+    await cache.set("key", [1])
+    assert await cache.get("key") == [1]
+    assert await cache.clear() == 1
+    assert await cache.get("key") is None, "nor is it kept in this process, whom the server tells nothing"
+    await get_multi_redis_connection_manager().disconnect_all()
 
 
 @pytest.mark.parametrize("key", ["\n", "a\x00b", "*", "{tag}", "ключ", "x" * 1_000_000, "\ud800", "a b", "~", "a~b"])

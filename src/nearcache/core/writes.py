@@ -7,7 +7,7 @@ that a load that began before stores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ServerError
@@ -202,9 +202,12 @@ class Writes:
             self._parts.flights.detach([key])
 
     def _write(self, keys: Collection[bytes], command: Command) -> Plan[Any]:
-        """Send a command after which nothing that is known of these keys holds."""
+        """Send a command after which nothing that is known of these keys and their leases holds."""
+        return self._send(command, keys, map(self._parts.remote.lease, keys))
+
+    def _send(self, command: Command, keys: Collection[bytes], leases: Iterable[bytes] = ()) -> Plan[Any]:
         near = self._parts.near
-        replies = yield Send([command], lambda _: near.wrote(keys, [*keys, *map(self._parts.remote.lease, keys)]))
+        replies = yield Send([command], lambda _: near.wrote(keys, [*keys, *leases]))
         return self._parts.remote.check(replies[0])
 
     def _outdated(self, keys: Collection[bytes]) -> None:
@@ -274,7 +277,7 @@ class Writes:
             reply = yield remote.scan(cursor, site.head)
             cursor, keys = remote.check(reply)
             if keys:
-                counted += remote.check((yield remote.remove_older(keys, before, now)))
+                counted += yield from self._send(remote.remove_older(keys, before, now), keys)
             if cursor == b"0":
                 self._parts.counters.deletes += counted
                 return counted
