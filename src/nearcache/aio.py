@@ -119,7 +119,7 @@ class AsyncCache(CacheBase):
         if not link.track_all:
             # Without a near tier, the plan's usual course without a generator and a second coroutine.
             version = link.counters.get(site.counter)
-            if version is not None:
+            if version is not None and not core.owed:
                 waiter = get_running_loop().create_future()
                 link.post(("GET", stored), waiter)
                 raw: Any
@@ -131,14 +131,14 @@ class AsyncCache(CacheBase):
                     value = core.reads.got(raw, stored, version[0], type)
                     if value is not Miss.UNSETTLED:
                         return default if value.__class__ is Miss else value
-        value = await drive(link, core.reads.get(link, site, key, stored, type, core.near_reads))
+        value = await drive(link, core.reads.get(link, site, key, stored, type, core.near_reads), core)
         return default if value.__class__ is Miss else value
 
     async def get_many(self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None) -> dict[str, Any]:
         """The values that were found, by key, in the asked order; one round trip."""
         core = self._core
         link = core.client.link()
-        return await drive(link, core.get_many(link, keys, namespace, type))
+        return await drive(link, core.get_many(link, keys, namespace, type), core)
 
     async def exists(self, key: str, *, namespace: str | None = None) -> bool:
         """Whether there is a valid value."""
@@ -147,13 +147,13 @@ class AsyncCache(CacheBase):
     async def ttl(self, key: str, *, namespace: str | None = None) -> int:
         """Whole seconds left, rounded up; -1 without expiry, -2 without a value."""
         link = self._core.client.link()
-        return await drive(link, self._core.remaining(link, key, namespace))
+        return await drive(link, self._core.remaining(link, key, namespace), self._core)
 
     async def lookup(self, key: str, *, namespace: str | None = None, type: Any = None) -> Lookup:
         """The value, fresh or stale, with its state, age, remaining time, tier, and why. Counts as no read."""
         core = self._core
         link = core.client.link()
-        return await drive(link, core.lookup(link, key, namespace, type))
+        return await drive(link, core.lookup(link, key, namespace, type), core)
 
     # -- writes
 
@@ -182,7 +182,7 @@ class AsyncCache(CacheBase):
         """
         core = self._core
         link = core.client.link()
-        return await drive(link, core.set_many(link, [(key, value)], ttl, namespace, options))
+        return await drive(link, core.set_many(link, [(key, value)], ttl, namespace, options), core)
 
     async def set_many(
         self,
@@ -195,7 +195,7 @@ class AsyncCache(CacheBase):
         """Store several values in one round trip; whether the server has them all."""
         core = self._core
         link = core.client.link()
-        return await drive(link, core.set_many(link, values.items(), ttl, namespace, options))
+        return await drive(link, core.set_many(link, values.items(), ttl, namespace, options), core)
 
     async def delete(self, key: str, *, namespace: str | None = None) -> bool:
         """Remove a value; whether it was there."""
@@ -205,13 +205,13 @@ class AsyncCache(CacheBase):
         """Remove several values in one round trip; how many were there."""
         core = self._core
         link = core.client.link()
-        return await drive(link, core.delete(link, keys, namespace))
+        return await drive(link, core.delete(link, keys, namespace), core)
 
     async def expire(self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None) -> bool:
         """Give a value a new time to live, from now; whether it was there."""
         core = self._core
         link = core.client.link()
-        return await drive(link, core.expire(link, key, ttl, namespace))
+        return await drive(link, core.expire(link, key, ttl, namespace), core)
 
     @overload
     async def clear(self, namespace: str | None = None) -> int: ...
@@ -238,13 +238,13 @@ class AsyncCache(CacheBase):
         """
         core = self._core
         link = core.client.link()
-        return await drive(link, core.raise_tags(link, tags, namespace, soft=False))
+        return await drive(link, core.raise_tags(link, tags, namespace, soft=False), core)
 
     async def expire_tags(self, *tags: str, namespace: str | None = None) -> bool:
         """Make every value that has any of these tags expired: within its grace it may serve as stale."""
         core = self._core
         link = core.client.link()
-        return await drive(link, core.raise_tags(link, tags, namespace, soft=True))
+        return await drive(link, core.raise_tags(link, tags, namespace, soft=True), core)
 
     async def ping(self) -> str:
         """``PONG``.
@@ -253,7 +253,7 @@ class AsyncCache(CacheBase):
             ConnectionFailed: the server does not answer.
         """
         link = self._core.client.link()
-        return await drive(link, self._core.writes.ping())
+        return await drive(link, self._core.writes.ping(), self._core)
 
     # -- loading
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from .client import RedisClientType
 from .codec.sealed import make_codec
+from .core.clock import Clock
 from .core.effects import Link, Outcome, Plan
 from .core.flights import Flights
 from .core.found import Lookup
@@ -75,6 +76,7 @@ class Core:
         self.now = _NO_TIER.now
         self.view: dict[Any, Any] = {}  # what the hit path looks into: near entries by the caller's keys
         self.near_reads = False
+        self.owed: dict[Any, Any] = {}  # what the server has to be told before it is asked
         self.tasks: set[Any] = set()  # loads that must outlive their callers
 
     def bind(self, client: Client) -> None:
@@ -100,11 +102,13 @@ class Core:
         self.namespace = client.namespace(self.namespace_name)
         self.flights = client.flights
         self.tier, self.now = client.near, client.near.now
+        self.owed = client.replay.recovery.owed
         parts = Parts(
             codec=codec,
             remote=remote,
             near=client.near,
             flights=client.flights,
+            replay=client.replay,
             counters=self.counters,
             strict=self.strict,
         )
@@ -272,6 +276,7 @@ class _Unbound:
     """Stands in for the client before ``initialize``."""
 
     open = False
+    clock = Clock()
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace

@@ -88,7 +88,7 @@ class Cache(CacheBase):
         stored = site.key(key)
         if not link.track_all:
             version = link.counters.get(site.counter)
-            if version is not None:
+            if version is not None and not core.owed:
                 raw: Any
                 try:
                     raw = link.request(("GET", stored))
@@ -98,14 +98,14 @@ class Cache(CacheBase):
                     value = core.reads.got(raw, stored, version[0], type)
                     if value is not Miss.UNSETTLED:
                         return default if value.__class__ is Miss else value
-        value = drive_in_thread(link, core.reads.get(link, site, key, stored, type, core.near_reads))
+        value = drive_in_thread(link, core.reads.get(link, site, key, stored, type, core.near_reads), core)
         return default if value.__class__ is Miss else value
 
     def get_many(self, keys: Iterable[str], *, namespace: str | None = None, type: Any = None) -> dict[str, Any]:
         """The values that were found, by key, in the asked order; one round trip."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.get_many(link, keys, namespace, type))
+        return drive_in_thread(link, core.get_many(link, keys, namespace, type), core)
 
     def exists(self, key: str, *, namespace: str | None = None) -> bool:
         """Whether there is a valid value."""
@@ -115,13 +115,13 @@ class Cache(CacheBase):
         """Whole seconds left, rounded up; -1 without expiry, -2 without a value."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.remaining(link, key, namespace))
+        return drive_in_thread(link, core.remaining(link, key, namespace), core)
 
     def lookup(self, key: str, *, namespace: str | None = None, type: Any = None) -> Lookup:
         """The value, fresh or stale, with its state, age, remaining time, tier, and why. Counts as no read."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.lookup(link, key, namespace, type))
+        return drive_in_thread(link, core.lookup(link, key, namespace, type), core)
 
     # -- writes
 
@@ -137,7 +137,7 @@ class Cache(CacheBase):
         """Store a value; whether the server has it."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.set_many(link, [(key, value)], ttl, namespace, options))
+        return drive_in_thread(link, core.set_many(link, [(key, value)], ttl, namespace, options), core)
 
     def set_many(
         self,
@@ -150,7 +150,7 @@ class Cache(CacheBase):
         """Store several values in one round trip; whether the server has them all."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.set_many(link, values.items(), ttl, namespace, options))
+        return drive_in_thread(link, core.set_many(link, values.items(), ttl, namespace, options), core)
 
     def delete(self, key: str, *, namespace: str | None = None) -> bool:
         """Remove a value; whether it was there."""
@@ -160,13 +160,13 @@ class Cache(CacheBase):
         """Remove several values in one round trip; how many were there."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.delete(link, keys, namespace))
+        return drive_in_thread(link, core.delete(link, keys, namespace), core)
 
     def expire(self, key: str, ttl: TTL | Default = DEFAULT, *, namespace: str | None = None) -> bool:
         """Give a value a new time to live, from now; whether it was there."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.expire(link, key, ttl, namespace))
+        return drive_in_thread(link, core.expire(link, key, ttl, namespace), core)
 
     @overload
     def clear(self, namespace: str | None = None) -> int: ...
@@ -182,18 +182,18 @@ class Cache(CacheBase):
         """Make every value that has any of these tags invalid at once, for every process; whether the server has it."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.raise_tags(link, tags, namespace, soft=False))
+        return drive_in_thread(link, core.raise_tags(link, tags, namespace, soft=False), core)
 
     def expire_tags(self, *tags: str, namespace: str | None = None) -> bool:
         """Make every value that has any of these tags expired: within its grace it may serve as stale."""
         core = self._core
         link = core.client.thread_link()
-        return drive_in_thread(link, core.raise_tags(link, tags, namespace, soft=True))
+        return drive_in_thread(link, core.raise_tags(link, tags, namespace, soft=True), core)
 
     def ping(self) -> str:
         """``PONG``."""
         link = self._core.client.thread_link()
-        return drive_in_thread(link, self._core.writes.ping())
+        return drive_in_thread(link, self._core.writes.ping(), self._core)
 
     # -- loading
 

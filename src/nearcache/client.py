@@ -23,6 +23,7 @@ from .core.keys import Namespace
 from .core.leases import Holder
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
+from .recovering import Recovering
 from .tiers.memory import NearTier
 from .transport.cluster_lane import ClusterLane
 from .transport.cluster_threads import ClusterThreads
@@ -69,6 +70,8 @@ class ConnectionStatus(Record):
         reconnects: times a connection was lost and came back.
         breaker: ``closed``, ``open`` or ``half-open``.
         last_error: why the connection was last lost or refused; None if it never was.
+        owed: writes and invalidations that failed and are to be made good.
+        forgotten: those that will not be: too many, or refused for good.
     """
 
     connected: bool
@@ -80,6 +83,8 @@ class ConnectionStatus(Record):
     reconnects: int = 0
     breaker: str = "closed"
     last_error: str | None = None
+    owed: int = 0
+    forgotten: int = 0
 
 
 AsyncLink = Lane | ClusterLane | MemoryLink | NoLink
@@ -132,15 +137,16 @@ class Client:
             client_name=f"nearcache-{name}",
             track_all=self._track_all,
         )
+        self._recovering = Recovering(self, lambda: (self._thread_lane, self._lanes))
+        self.replay = self._recovering.replay
         self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
         self.open = True
         self._latency: float | None = None
-        self._reconnects = 0
+        self._reconnects = self._attempts = 0
         self._server = ""
         self._last_error: str | None = None
         self._down_since: float | None = None
         self._last_line = 0.0
-        self._attempts = 0
         _clients.add(self)
 
     # -- links
@@ -283,6 +289,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Let what is in flight finish, then close every connection, whichever loop it is on. Idempotent."""
+        await self._recovering.aclose()
         self.open = False
         self.near.close()
         here = asyncio.get_running_loop()
@@ -312,6 +319,7 @@ class Client:
         self._lock = threading.Lock()
         self.flights.forget()
         self.topology.forget_in_child()
+        self._recovering.forget_in_child()
 
     # -- how it is
 
@@ -332,6 +340,8 @@ class Client:
             reconnects=self._reconnects,
             breaker=self.breaker.state,
             last_error=self._last_error,
+            owed=len(self.replay.recovery.owed),
+            forgotten=self.replay.recovery.forgotten,
         )
 
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
@@ -354,13 +364,8 @@ class Client:
             _log.warning("%s: connection failed: %s", where, error)
         elif now - self._last_line >= _SUMMARY_EVERY:
             self._last_line = now
-            _log.warning(
-                "%s: still down after %.0f s and %d attempts: %s",
-                where,
-                now - self._down_since,
-                self._attempts,
-                error,
-            )
+            seconds = now - self._down_since
+            _log.warning("%s: still down after %.0f s and %d attempts: %s", where, seconds, self._attempts, error)
 
     def driver(self) -> redis.asyncio.Redis:
         """redis-py's client on the same settings, for commands nearcache does not wrap.

@@ -199,12 +199,22 @@ class MultiRedisConnectionManager:
         clients = [client for client in self._clients.values() if client.open]
         if not clients:
             return Health("down", ("no client is initialised",))
-        reasons = tuple(
-            f"{client.name}: no connection to {client.endpoint.address}: {client.status().last_error}"
-            for client in clients
-            if not client.connected
-        ) + tuple(
-            f"{client.name}: circuit breaker {client.breaker.state}" for client in clients if not client.breaker.closed
+        reasons = (
+            tuple(
+                f"{client.name}: no connection to {client.endpoint.address}: {client.status().last_error}"
+                for client in clients
+                if not client.connected
+            )
+            + tuple(
+                f"{client.name}: circuit breaker {client.breaker.state}"
+                for client in clients
+                if not client.breaker.closed
+            )
+            + tuple(
+                f"{client.name}: {owed} writes or invalidations are still to be made good"
+                for client in clients
+                if (owed := client.status().owed)
+            )
         )
         return Health("degraded" if reasons else "up", reasons)
 

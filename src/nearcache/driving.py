@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .client import Client
 from .core.effects import Command, Effect, Lead, Load, Outcome, Plan, Send, Sleep, Spawn, Wait
 from .core.loading import current
 from .errors import InvalidArgument, LoadError, LoadTimeout, ServerError, WouldDeadlock
@@ -39,8 +38,7 @@ def result(outcome: Outcome) -> Any:
 
 def _timer(core: Core) -> Timer | None:
     """How to wait for the time of the cache's client; None for real time."""
-    client = core.client
-    return client.clock.after if isinstance(client, Client) else None
+    return core.client.clock.after
 
 
 # -- on an event loop

@@ -3,6 +3,9 @@
 A command waits in its connection's outbox until the server carries it out, and its reply, like each push, in the inbox
 until it is delivered. When each of these happens is for Hypothesis to choose. The plans are the real ones; the server
 is the store of ``memory://`` with a tracking table such as Valkey's.
+
+A write that fails, or that its caller leaves, promises as much as one that got through: what is read from then on is no
+older than the write's beginning; and when all is made good, the server holds nothing older, nor what came late.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nearcache.codec import Codec
 from nearcache.core.clock import Clock
-from nearcache.core.effects import Plan, Send, Spawn
+from nearcache.core.effects import Plan, Send, Spawn, Wait
 from nearcache.core.flights import Flights
 from nearcache.core.found import Found, judge
 from nearcache.core.keys import Namespace
 from nearcache.core.parts import Parts
 from nearcache.core.reads import Reads
+from nearcache.core.recovery import Debt, Kind, Recovery, Replay
 from nearcache.core.stats import Counters
 from nearcache.core.writes import Item, Writes
 from nearcache.errors import CommandTimeout, ConnectionFailed, ServerError
@@ -73,13 +77,19 @@ class Task:
         floor: what had been returned for each key before it began.
         seen: of a read, the last change of each key when the server carried it out; of a write, its own changes.
         unheard: when the values were written that a write made invalid without writing them itself.
+        meant: of a write, the keys of the values that it wanted to end, or the tag.
+        began: the server's last change before.
     """
 
-    def __init__(self, plan: Plan[Any], connection: Connection, floor: dict[bytes, int], reads: bool) -> None:
+    def __init__(
+        self, plan: Plan[Any], connection: Connection, floor: dict[bytes, int], meant: list[bytes] | None, began: int
+    ) -> None:
         self.plan = plan
         self.connection = connection
         self.floor = dict(floor)
-        self.reads = reads
+        self.reads = meant is None
+        self.meant = meant or []
+        self.began = began
         self.seen: dict[bytes, int] = {}
         self.unheard: dict[bytes, int] = {}
 
@@ -162,9 +172,25 @@ class Machine(RuleBasedStateMachine):
         self.near = NearTier(10, 10**6, 2.0, now=self.now)
         for connection in self.server.connections:
             self.near.attach(connection)
-        parts = Parts(codec=Codec(), remote=remote, near=self.near, flights=Flights(), counters=Counters())
-        self.reads, self.writes = Reads(parts), Writes(parts)
-        self.floor = dict.fromkeys(self.server.keys, 0)
+        self.recovery = Recovery(100)
+        flights = Flights()
+        self.replay = Replay(self.recovery, remote, self.near, flights, 60.0)
+        self.reads, self.writes = (
+            made(
+                Parts(
+                    codec=Codec(),
+                    remote=remote,
+                    near=self.near,
+                    flights=flights,
+                    replay=self.replay,
+                    counters=Counters(),
+                    strict=made is Writes,
+                )
+            )
+            for made in (Reads, Writes)
+        )
+        self.floor = dict.fromkeys([*self.server.keys, TAG], 0)
+        self.late: dict[int, int] = {}  # of values whose write had failed before the server carried it out: when
         self.running: list[Task] = []
         self.values = 0
 
@@ -173,8 +199,9 @@ class Machine(RuleBasedStateMachine):
 
     # -- plans
 
-    def start(self, connection: Connection, plan: Plan[Any], *, reads: bool = False) -> None:
-        task = Task(plan, connection, self.floor, reads)
+    def start(self, connection: Connection, plan: Plan[Any], meant: list[bytes] | None = None) -> None:
+        """``meant`` is None for a read."""
+        task = Task(plan, connection, self.floor, meant, self.server.changes)
         self.running.append(task)
         self.resume(task, plan.send, None)
 
@@ -182,11 +209,18 @@ class Machine(RuleBasedStateMachine):
         try:
             effect = how(value)
             while isinstance(effect, Spawn):
-                self.start(task.connection, effect.plan)
+                self.start(task.connection, effect.plan, [])
                 effect = task.plan.send(None)
         except StopIteration as stop:
             self.running.remove(task)
             self.finished(task, stop.value)
+            return
+        except ServerError:
+            self.running.remove(task)
+            self.failed(task)
+            return
+        if isinstance(effect, Wait):
+            effect.flight.when_landed(lambda: self.resume(task, task.plan.send, None))
             return
         single = isinstance(effect, tuple) and not isinstance(effect, Send)
         commands = [effect] if single else effect.commands if isinstance(effect, Send) else effect
@@ -204,11 +238,16 @@ class Machine(RuleBasedStateMachine):
                 if self.floor[key] >= task.unheard.get(key, 0):
                     self.floor[key] = max(self.floor[key], change)
 
+    def failed(self, task: Task) -> None:
+        for what in task.meant:
+            self.floor[what] = max(self.floor[what], task.began + 1)
+
     def returned(self, key: bytes, found: Found, task: Task) -> None:
         at = task.seen.get(key, 0) if found.tier == "server" else 0
         if found.fresh and found.envelope is not None:
             written = self.server.written_at[found.envelope.write_id]
-            assert written >= task.floor[key], f"{key!r} went back: {written} after {task.floor[key]}"
+            floor = max(task.floor[key], task.floor[TAG] if found.envelope.tags else 0)
+            assert written >= floor, f"{key!r} went back: {written} after {floor}"
             at = max(at, written)
         self.floor[key] = max(self.floor[key], at)
 
@@ -220,14 +259,15 @@ class Machine(RuleBasedStateMachine):
         for key, entry in [(self.site.key(name), entry) for name, entry in self.site.near.items()]:
             if entry.epoch == self.near.epoch and self.time < entry.quick_until:
                 written = self.server.written_at[entry.envelope.write_id]
-                assert written >= self.floor[key], f"{key!r} went back: {written} after {self.floor[key]}"
-                self.floor[key] = written
+                floor = max(self.floor[key], self.floor[TAG] if entry.envelope.tags else 0)
+                assert written >= floor, f"{key!r} went back: {written} after {floor}"
+                self.floor[key] = max(self.floor[key], written)
 
     @rule(connection=CONNECTION, names=st.sets(NAME, min_size=1), near=st.booleans(), at_once=st.booleans())
     def read(self, connection: int, names: set[str], near: bool, at_once: bool) -> None:
         link = self.server.connections[connection]
         keys = {name: self.site.key(name) for name in sorted(names)}
-        self.start(link, self.reads.look(link, self.site, keys, near), reads=True)
+        self.start(link, self.reads.look(link, self.site, keys, near))
         if at_once:
             self.catch_up(link)
 
@@ -237,7 +277,7 @@ class Machine(RuleBasedStateMachine):
         self.values += 1
         items = {self.site.key(name): Item(name, self.values)}
         tags = [TAG] if tagged else []
-        self.start(link, self.writes.set_many(link, self.site, items, ttl, 500 if ttl else 0, tags))
+        self.start(link, self.writes.set_many(link, self.site, items, ttl, 500 if ttl else 0, tags), list(items))
 
     @rule(connection=CONNECTION, name=NAME, what=CHANGE | st.just("expire"), at_once=st.booleans())
     def change(self, connection: int, name: str, what: str, at_once: bool) -> None:
@@ -250,7 +290,8 @@ class Machine(RuleBasedStateMachine):
             "hard": lambda: writes.raise_tags(link, site, [TAG], soft=False),
             "clear": lambda: writes.clear(link, site, wait=False),
         }
-        self.start(link, plans[what]())
+        meant = {"soft": [TAG], "hard": [TAG], "clear": list(self.server.keys)}
+        self.start(link, plans[what](), meant.get(what, [key]))
         if at_once:
             self.catch_up(link)
 
@@ -339,7 +380,25 @@ class Machine(RuleBasedStateMachine):
         for batch in dict.fromkeys(batches):
             task, batch.task = batch.task, None
             if task is not None:
+                self.note_late(batch)
                 self.resume(task, task.plan.throw, error())
+
+    def note_late(self, batch: Batch) -> None:
+        """What the server carries out of it from now on is older than what is asked for from now on."""
+        for waiting, command in (item for link in self.server.connections for item in link.outbox):
+            if waiting is batch and command[0] == "EVAL" and command[1] == remote.FILL:
+                self.late[Codec.open(command[-1], command[3]).write_id] = self.server.changes  # type: ignore[union-attr]
+
+    @rule(connection=CONNECTION)
+    def leave(self, connection: int) -> None:
+        """A caller waits no longer."""
+        for batch in self.waiting(connection)[:1]:
+            task, batch.task = batch.task, None
+            if task is not None:
+                self.note_late(batch)
+                task.plan.close()
+                self.running.remove(task)
+                self.failed(task)
 
     @rule(connection=CONNECTION)
     def time_out(self, connection: int) -> None:
@@ -363,15 +422,22 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        while any(connection.outbox or connection.inbox for connection in self.server.connections):
+        self.catch_up_all()
+        for _ in range(2):  # one connection may have to wait for the other
             for connection in self.server.connections:
-                self.catch_up(connection)
+                self.start(connection, self.replay.settled(connection, wait=False), [])
+            self.catch_up_all()
+        assert not self.recovery.owed
         assert not self.running
         assert not self.near._marks
         assert not self.near._watches
         assert self.site.near == {entry.name: entry for entry in self.near._entries.values()}
         for key in self.server.keys:
             held, right = self.near.find(key, self.site), self.server.holds(key)
+            if right.fresh and right.envelope is not None:
+                written = self.server.written_at[right.envelope.write_id]
+                written = min(written, self.late.get(right.envelope.write_id, written))
+                assert written >= max(self.floor[key], self.floor[TAG] if right.envelope.tags else 0)
             if held is None or not held.fresh:
                 continue
             assert right.fresh
@@ -380,6 +446,11 @@ class Machine(RuleBasedStateMachine):
                 assert held.remaining_ms == right.remaining_ms
             else:
                 assert held.remaining_ms <= right.remaining_ms
+
+    def catch_up_all(self) -> None:
+        while any(connection.outbox or connection.inbox for connection in self.server.connections):
+            for connection in self.server.connections:
+                self.catch_up(connection)
 
     def teardown(self) -> None:
         self.settle()

@@ -16,6 +16,7 @@ from nearcache.core.loads import Loads
 from nearcache.core.parts import TRIES, Parts
 from nearcache.core.policy import Policy
 from nearcache.core.reads import Reads
+from nearcache.core.recovery import Recovery, Replay
 from nearcache.core.stats import Counters
 from nearcache.core.writes import Item, Writes
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed
@@ -59,11 +60,14 @@ class Bench:
         self.near = NearTier(100, 10**6, 60.0, now=lambda: self.time)
         self.near.attach(link)
         self.near.on_revoked = self.flights.detach
+        self.recovery = Recovery(100)
+        self.replay = Replay(self.recovery, remote, self.near, self.flights, 1.0)
         parts = Parts(
             codec=self.codec,
             remote=remote,
             near=self.near,
             flights=self.flights,
+            replay=self.replay,
             counters=self.counters,
             strict=strict,
         )

@@ -140,6 +140,8 @@ def elect(
             outcomes[key] = Elected(bool(won), found, who, bool(exists), raw is not None, int(clock))
 
     try:
+        if parts.owed:
+            yield from parts.replay.settled(link)
         replies = yield Send([*first, *elections], parse)
     except BaseException:
         asking.give_up()

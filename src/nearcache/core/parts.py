@@ -10,6 +10,7 @@ from .effects import Command, Link, Plan, Send
 from .flights import Flights
 from .keys import Namespace
 from .ports import Codec, Near, Remote
+from .recovery import Kind, Replay
 from .stats import Counters
 
 __all__ = ["TRIES", "Asking", "Parts", "Version", "known_to"]
@@ -28,17 +29,29 @@ class Parts:
         remote: commands and replies of the server's tier.
         near: the near tier of the client.
         flights: the loads under way on the same client.
+        replay: what failed on the same client, and how it is made good.
         counters: where operations are counted.
         strict: raise ``ServerError`` where otherwise a read is a miss and a write is ``False``.
     """
 
     def __init__(
-        self, *, codec: Codec, remote: Remote, near: Near, flights: Flights, counters: Counters, strict: bool = False
+        self,
+        *,
+        codec: Codec,
+        remote: Remote,
+        near: Near,
+        flights: Flights,
+        replay: Replay,
+        counters: Counters,
+        strict: bool = False,
     ) -> None:
         self.codec = codec
         self.remote = remote
         self.near = near
         self.flights = flights
+        self.replay = replay
+        self.recovery = replay.recovery
+        self.owed = replay.recovery.owed
         self.counters = counters
         self.strict = strict
 
@@ -48,6 +61,20 @@ class Parts:
         if self.strict:
             raise error
         return instead
+
+    def unwritten(
+        self, error: BaseException, instead: T, kind: Kind, names: Collection[bytes], link: Link, began: int
+    ) -> T:
+        """The same for a write, which is owed from now on, also when its caller has left before it was answered."""
+        self.replay.owe(kind, names, link, began)
+        if not isinstance(error, ServerError):
+            raise error
+        return self.failed(error, instead)
+
+    def wrote(self, kind: Kind, names: Collection[bytes], link: Link, began: int, *, soft: bool = False) -> None:
+        """A write got through."""
+        if self.owed:
+            self.recovery.succeeded(kind, names, link, began, soft=soft)
 
     def now_ms(self, link: Link) -> int:
         """The server's clock, in milliseconds."""
@@ -70,6 +97,8 @@ class Parts:
         if unknown:
             asking = Asking(self, link, unknown, start)
             try:
+                if self.owed:
+                    yield from self.replay.settled(link)
                 replies = yield Send(asking.commands, asking.parse)
             except BaseException:
                 asking.give_up()

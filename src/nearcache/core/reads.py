@@ -139,6 +139,8 @@ class Reads:
                 unknown.add(site.counter)
             reading = _Reading(self._parts, link, site, names, unknown, found, probe)
             try:
+                if self._parts.owed:
+                    yield from self._parts.replay.settled(link)
                 replies = yield Send(reading.commands, reading.parse)
             except BaseException:  # the caller may also have left
                 reading.give_up()

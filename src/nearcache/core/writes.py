@@ -3,11 +3,14 @@
 A value carries the versions its namespace and tags had before it was sent. When one of them was raised meanwhile it is
 written again: a value that is set after an invalidation must outlive it. Whatever is written drops the key's lease, so
 that a load that began before stores nothing.
+
+What fails, or is left by its caller before it was answered, is owed from then on (``recovery.py``); what is owed goes
+before whatever is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ServerError
@@ -16,6 +19,7 @@ from .found import judge
 from .keys import Namespace
 from .parts import TRIES, Asking, Parts, Version
 from .ports import Mark
+from .recovery import Kind
 
 __all__ = ["Item", "Writes"]
 
@@ -55,7 +59,7 @@ class Writes:
         Raises:
             CodecError: one cannot be encoded; then none is sent.
         """
-        plain = link.tracks and not link.track_all and not tags
+        plain = link.tracks and not link.track_all and not tags and not self._parts.owed
         if plain and len(items) == 1 and site.counter in link.counters:
             ((key, item),) = items.items()
             return self._set_one(link, site, key, item, ttl_ms, grace_ms)
@@ -66,6 +70,7 @@ class Writes:
     ) -> Plan[bool]:
         """The usual course of ``_set_many`` for one value that is not kept near, in fewer steps."""
         parts, keys = self._parts, (key,)
+        began = parts.recovery.begin()
         self._outdated(keys)
         try:
             version = link.counters.get(site.counter)
@@ -77,9 +82,10 @@ class Writes:
                     parts.remote.check(reply)
                 if link.counters.get(site.counter) == version:
                     parts.counters.sets += 1
+                    parts.wrote(Kind.KEY, keys, link, began)
                     return True
-        except ServerError as error:
-            return parts.failed(error, False)
+        except (ServerError, GeneratorExit) as error:
+            return parts.unwritten(error, False, Kind.KEY, keys, link, began)
         finally:
             parts.flights.detach(keys)
         return (yield from self._set_many(link, site, {key: item}, ttl_ms, grace_ms, ()))
@@ -95,18 +101,23 @@ class Writes:
     ) -> Plan[bool]:
         if not items:
             return True
+        parts = self._parts
+        began = parts.recovery.begin()
         try:
             self._outdated(items)
             for _ in range(TRIES):
-                known = yield from self._parts.versions(link, site, tags)
+                if parts.owed:
+                    yield from parts.replay.settled(link)
+                known = yield from parts.versions(link, site, tags)
                 if (yield from self._store(link, site, items, ttl_ms, grace_ms, tags, known)):
-                    self._parts.counters.sets += len(items)
+                    parts.counters.sets += len(items)
+                    parts.wrote(Kind.KEY, items, link, began)
                     return True
             return False
-        except ServerError as error:
-            return self._parts.failed(error, False)
+        except (ServerError, GeneratorExit) as error:
+            return parts.unwritten(error, False, Kind.KEY, items, link, began)
         finally:
-            self._parts.flights.detach(items)
+            parts.flights.detach(items)
 
     def _store(
         self,
@@ -161,21 +172,17 @@ class Writes:
         """How many were valid and not expired."""
         if not keys:
             return 0
-        self._outdated(keys)
-        try:
-            known = yield from self._parts.versions(link, site, ())
-            command = self._parts.remote.delete(list(keys), known[site.counter][0])
-            removed: int = yield from self._write(keys, command)
-        except ServerError as error:
-            return self._parts.failed(error, 0)
-        finally:
-            self._parts.flights.detach(keys)
-        self._parts.counters.deletes += removed
+        parts = self._parts
+        removed: int = yield from self._write(
+            link, site, keys, 0, lambda version: parts.remote.delete(list(keys), version)
+        )
+        parts.counters.deletes += removed
         return removed
 
     def delete_prefix(self, link: Link, site: Namespace, prefix: bytes) -> Plan[int]:
         """Remove what has a stored key that begins so, and stop its loads; how many were valid. Scans the database."""
         remote, removed = self._parts.remote, 0
+        began = self._parts.recovery.begin()
         self._parts.flights.detach_namespace(prefix)
         try:
             # Leases of keys that are only being loaded, too.
@@ -186,24 +193,39 @@ class Writes:
                     cursor, found = remote.check(reply)
                     done = cursor == b"0"
                     removed += yield from self.delete(link, site, list(dict.fromkeys(map(remote.leased, found))))
-        except ServerError as error:
-            return self._parts.failed(error, removed)
+        except (ServerError, GeneratorExit) as error:
+            return self._parts.unwritten(error, removed, Kind.HEAD, [prefix], link, began)
+        self._parts.wrote(Kind.HEAD, [prefix], link, began)
         return removed
 
     def expire(self, link: Link, site: Namespace, key: bytes, ttl_ms: int | None) -> Plan[bool]:
         """Give a value a new time to live; whether it was there, valid and not expired."""
-        self._outdated([key])
-        try:
-            known = yield from self._parts.versions(link, site, ())
-            return bool((yield from self._write([key], self._parts.remote.expire(key, known[site.counter][0], ttl_ms))))
-        except ServerError as error:
-            return self._parts.failed(error, False)
-        finally:
-            self._parts.flights.detach([key])
+        return bool(
+            (yield from self._write(link, site, [key], 0, lambda ver: self._parts.remote.expire(key, ver, ttl_ms)))
+        )
 
-    def _write(self, keys: Collection[bytes], command: Command) -> Plan[Any]:
-        """Send a command after which nothing that is known of these keys and their leases holds."""
-        return self._send(command, keys, map(self._parts.remote.lease, keys))
+    def _write(
+        self, link: Link, site: Namespace, keys: Sequence[bytes], instead: Any, command: Callable[[int], Command]
+    ) -> Plan[Any]:
+        """Send a command after which nothing that is known of these keys and their leases holds; its reply.
+
+        Args:
+            command: makes it, for the namespace's version.
+        """
+        parts = self._parts
+        began = parts.recovery.begin()
+        self._outdated(keys)
+        try:
+            if parts.owed:
+                yield from parts.replay.settled(link)
+            known = yield from parts.versions(link, site, ())
+            reply = yield from self._send(command(known[site.counter][0]), keys, map(parts.remote.lease, keys))
+        except (ServerError, GeneratorExit) as error:
+            return parts.unwritten(error, instead, Kind.KEY, keys, link, began)
+        finally:
+            parts.flights.detach(keys)
+        parts.wrote(Kind.KEY, keys, link, began)
+        return reply
 
     def _send(self, command: Command, keys: Collection[bytes], leases: Iterable[bytes] = ()) -> Plan[Any]:
         near = self._parts.near
@@ -222,16 +244,21 @@ class Writes:
         ``wait=False`` leaves the removing to the background and returns ``None``.
         """
         parts = self._parts
+        began = parts.recovery.begin()
+        # What is left is invalid, and goes with its TTL; but JSON has no version to tell.
+        left = [site.head] if parts.codec.wire == "json" else []
         parts.flights.detach_namespace(site.head)
         try:
             ((before, now),) = yield from self._raise(link, [site.counter])
             removing = self._remove(site, before, now)
             if not wait:
-                yield Spawn(self._quietly(removing))
+                yield Spawn(self._quietly(removing, left, link, began))
                 return None
-            return (yield from removing)
-        except ServerError as error:
-            return parts.failed(error, 0 if wait else None)
+            removed = yield from removing
+            parts.wrote(Kind.HEAD, left, link, began)
+            return removed
+        except (ServerError, GeneratorExit) as error:
+            return parts.unwritten(error, 0 if wait else None, Kind.HEAD, left, link, began)
         finally:
             parts.flights.detach_namespace(site.head)
 
@@ -247,7 +274,8 @@ class Writes:
 
     def _raise(self, link: Link, counters: list[bytes], *, soft: bool = False) -> Plan[list[tuple[bytes, bytes]]]:
         """Raise counters; for each what it was and what it is, as text."""
-        near, remote = self._parts.near, self._parts.remote
+        parts, near, remote = self._parts, self._parts.near, self._parts.remote
+        began = parts.recovery.begin()
         near.raised(counters)
         marks = [near.mark(counter) for counter in counters]
         track = [remote.TRACK_NEXT] if link.tracks and not link.track_all else []
@@ -262,13 +290,17 @@ class Writes:
                     near.learn(link, counter, near.mark(counter), remote.version(reply[1]))
 
         try:
+            if parts.owed:
+                yield from parts.replay.settled(link)
             replies = yield Send(commands, remember)
+            raised: list[tuple[bytes, bytes]] = [tuple(remote.check(reply)) for reply in replies[each - 1 :: each]]
         except BaseException:
             for counter, mark in zip(counters, marks, strict=True):
                 near.settle(counter, mark)
-            near.raised(counters)  # it may have been carried out, and nobody tells us of our own writes
+            parts.replay.owe(Kind.COUNTER, counters, link, began, soft=soft)
             raise
-        return [tuple(remote.check(reply)) for reply in replies[each - 1 :: each]]
+        parts.wrote(Kind.COUNTER, counters, link, began, soft=soft)
+        return raised
 
     def _remove(self, site: Namespace, before: bytes, now: bytes) -> Plan[int]:
         remote = self._parts.remote
@@ -282,13 +314,15 @@ class Writes:
                 self._parts.counters.deletes += counted
                 return counted
 
-    def _quietly(self, plan: Plan[int]) -> Plan[int]:
+    def _quietly(self, removing: Plan[int], left: list[bytes], link: Link, began: int) -> Plan[None]:
+        """Nobody waits for it."""
         try:
-            return (yield from plan)
-        except ServerError:
-            # Nobody waits. What stays behind is invalid already and goes with its TTL.
+            yield from removing
+        except (ServerError, GeneratorExit) as error:
+            self._parts.replay.owe(Kind.HEAD, left, link, began)
+            if not isinstance(error, ServerError):
+                raise
             self._parts.counters.errors += 1
-            return 0
 
     def ping(self) -> Plan[str]:
         """``PONG``.

@@ -161,7 +161,8 @@ class HTTPCache:
     async def _write(self, key: str, value: Any, seconds: float, tags: Collection[str]) -> bool:
         core = self._core
         link = core.client.link()
-        return await drive(link, core.set_many(link, [(key, value)], seconds, None, {"tags": tags}, COMPRESS_MIN))
+        plan = core.set_many(link, [(key, value)], seconds, None, {"tags": tags}, COMPRESS_MIN)
+        return await drive(link, plan, core)
 
     async def remove(self, keys: Collection[str]) -> None:
         await safely(self.cache.delete_many(keys), "responses were not invalidated")

@@ -36,6 +36,12 @@ class FaultyLink:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def __eq__(self, other: object) -> bool:
+        return bool(self._inner == (other._inner if isinstance(other, FaultyLink) else other))
+
+    def __hash__(self) -> int:
+        return hash(self._inner)
+
     def post(self, command: Command, waiter: Waiter) -> None:
         self.post_many([command], _Only(waiter))
 

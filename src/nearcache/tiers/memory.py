@@ -251,6 +251,10 @@ class NearTier:
             for key in keys:
                 self._forget(key)
 
+    def drop_head(self, head: bytes) -> None:
+        """``drop`` of every key that begins with ``head``."""
+        self.drop([key for key in (*self._entries, *self._marks) if key.startswith(head)])
+
     def wrote(self, keys: Iterable[bytes], watched: Iterable[bytes]) -> None:
         """An own write of these keys was answered; who watches one of ``watched`` is not told by the server."""
         fired: list[_Watch] = []

@@ -1,0 +1,166 @@
+"""[shell] What a client owes is paid in the background, soon after its server is back, whoever reads meanwhile.
+
+On a loop a timer waits for the next attempt, and only the attempt itself is a task: a loop that ends finds none between
+two of them. Where there is no loop it is a thread, which ends with the debts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from .core.recovery import Recovery, Replay
+from .driving import drive, drive_in_thread
+from .errors import ConnectionFailed, NotInitialized, ServerError
+from .tiers import remote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .client import Client
+    from .core.effects import Link
+
+__all__ = ["Recovering"]
+
+_log = logging.getLogger("nearcache.connections")
+_EVERY = 0.5  # seconds between two attempts
+_WHY = "the oldest of more than NEARCACHE_RECOVERY_ENTRIES, or refused for good. What they meant to replace may be read"
+
+
+class Recovering:
+    """Begins when something is owed, and ends when nothing is, or when the client is closed.
+
+    Args:
+        client: whose debts they are.
+        lanes: that of its threads, if there is one, and those of loops.
+
+    Attributes:
+        replay: for the plans of the caches on that client.
+    """
+
+    def __init__(
+        self, client: Client, lanes: Callable[[], tuple[object, Mapping[asyncio.AbstractEventLoop, object]]]
+    ) -> None:
+        self._client = client
+        self._lanes = lanes
+        self._recovery = Recovery(client.settings.recovery_entries)
+        self._recovery.alive = self._may_send
+        self.replay = Replay(self._recovery, remote, client.near, client.flights, client.settings.command_timeout)
+        self.replay.on_owed = self.begin
+        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+        self._tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._settled: int | None = None  # how many were, when it was said that something is owed
+        self._forgotten = 0  # how many were, when nothing was owed last
+        self._forgetting = False  # that was said, too
+
+    def begin(self, link: Link) -> None:
+        """Try it soon, on this loop or in a thread, unless that is so already."""
+        loop = None if link == self._lanes()[0] else asyncio._get_running_loop()
+        with suppress(RuntimeError):  # the loop, or the interpreter, is ending
+            if loop is not None:
+                if loop not in self._timers and loop not in self._tasks:
+                    for ended in [other for other in list(self._timers) if other.is_closed()]:
+                        self._timers.pop(ended, None)
+                    self._timers[loop] = loop.call_later(_EVERY, self._due, loop)
+                return
+            with self._lock:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._pay_in_thread, name="nearcache-recovery", daemon=True)
+                    thread.start()
+                    self._thread = thread
+
+    def _may_send(self, link: Link) -> bool:
+        """Whether it is a connection that may still carry out what it was given."""
+        threads, lanes = self._lanes()
+        return link == threads or any(link == lane and loop.is_running() for loop, lane in list(lanes.items()))
+
+    async def aclose(self) -> None:
+        """Try once more where there is a connection, for one command timeout at most; then never again."""
+        client, owed = self._client, self._recovery.owed
+        if owed:
+            try:
+                if not client.connected:
+                    raise ConnectionFailed("there is no connection")
+                async with asyncio.timeout(client.settings.command_timeout):
+                    link = client.link()
+                    await drive(link, self.replay.settled(link, wait=False))
+            except (ServerError, TimeoutError) as error:
+                _log.warning("%s client: closed with %d writes not made good: %s", client.name, len(owed), error)
+        self._stop.set()
+        loop = asyncio.get_running_loop()
+        timer, task = self._timers.pop(loop, None), self._tasks.pop(loop, None)
+        if timer is not None:
+            timer.cancel()
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def forget_in_child(self) -> None:
+        """After a fork: the thread and the loops are the parent's. What is owed is owed by both processes."""
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread, self._timers, self._tasks = None, {}, {}
+        self._recovery.forget_in_child()
+
+    # -- attempts
+
+    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timers.pop(loop, None)
+        if self._client.open:
+            self._tasks[loop] = loop.create_task(self._pay(loop), name="nearcache-recovery")
+
+    async def _pay(self, loop: asyncio.AbstractEventLoop) -> None:
+        error: ServerError | None = None
+        try:
+            if self._recovery.owed:
+                link = self._client.link()
+                await drive(link, self.replay.settled(link, wait=False))
+        except ServerError as failure:
+            error = failure
+        except NotInitialized:
+            return
+        finally:
+            self._tasks.pop(loop, None)
+        if self._say(error):
+            self._timers[loop] = loop.call_later(_EVERY, self._due, loop)
+
+    def _pay_in_thread(self) -> None:
+        stop = self._stop
+        while not stop.wait(_EVERY):
+            error: ServerError | None = None
+            try:
+                if self._recovery.owed:
+                    link = self._client.thread_link()
+                    drive_in_thread(link, self.replay.settled(link, wait=False))
+            except ServerError as failure:
+                error = failure
+            except NotInitialized:
+                return
+            self._say(error)
+            with self._lock:
+                if not self._recovery.owed:
+                    self._thread = None
+                    return
+
+    def _say(self, error: ServerError | None) -> bool:
+        """Whether something is still owed. One line when it begins and one when it ends, none for each attempt."""
+        recovery, name = self._recovery, self._client.name
+        with self._lock:
+            owed, forgotten = len(recovery.owed), recovery.forgotten - self._forgotten
+            if owed and error is not None and self._settled is None:
+                self._settled = recovery.settled
+                _log.warning("%s client: %d writes or invalidations are to be made good: %s", name, owed, error)
+            if forgotten and not self._forgetting:
+                self._forgetting = True
+                _log.warning("%s client: %d of the writes to be made good are forgotten: %s", name, forgotten, _WHY)
+            if not owed and self._settled is not None:
+                made_good = recovery.settled - self._settled
+                _log.warning("%s client: %d were made good, %d forgotten", name, made_good, forgotten)
+            if not owed:
+                self._settled, self._forgotten, self._forgetting = None, recovery.forgotten, False
+            return owed > 0
