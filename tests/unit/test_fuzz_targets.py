@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,18 @@ from hypothesis import strategies as st
 from tests.fuzz.mutate import inputs
 from tests.fuzz.targets import TARGETS
 
+from nearcache import get_multi_redis_connection_manager
+
 COUNT = 20_000
 SHARES = sum(target.share for target in TARGETS.values())
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def disconnected() -> Iterator[None]:
+    """One of the targets is a whole cache, on the process's own manager."""
+    yield
+    get_multi_redis_connection_manager().close()
 
 
 @pytest.mark.filterwarnings("ignore")  # of patterns that are compiled

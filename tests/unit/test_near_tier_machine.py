@@ -27,7 +27,7 @@ from nearcache.core.found import Found, judge
 from nearcache.core.keys import Namespace
 from nearcache.core.parts import Parts
 from nearcache.core.reads import Reads
-from nearcache.core.recovery import Debt, Kind, Recovery, Replay
+from nearcache.core.recovery import Recovery, Replay
 from nearcache.core.stats import Counters
 from nearcache.core.writes import Item, Writes
 from nearcache.errors import CommandTimeout, ConnectionFailed, ServerError
