@@ -303,13 +303,19 @@ class WatchedServers:
 
 
 class ClusterServers:
-    """A cluster of three primaries with a replica each, which takes over a second after its primary is gone."""
+    """A cluster of three primaries with a replica each.
 
-    def __init__(self, *, password: str | None = None) -> None:
+    Args:
+        node_timeout: milliseconds after which a primary that is gone is replaced.
+        password: of every server.
+    """
+
+    def __init__(self, *, node_timeout: int = 60_000, password: str | None = None) -> None:
         auth = ("--masterauth", password) if password else ()
         self.servers = [
             ValkeyServer(
-                *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(_free_port())),
+                *("--cluster-enabled", "yes", "--cluster-port", str(_free_port())),
+                *("--cluster-node-timeout", str(node_timeout)),
                 *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
                 *("--cluster-require-full-coverage", "no", "--cluster-migration-barrier", "9", *auth),
                 password=password,

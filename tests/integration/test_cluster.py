@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
@@ -10,9 +11,18 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, ConnectionFailed, ServerError, Settings, get_multi_redis_connection_manager
+from nearcache import (
+    AsyncCache,
+    Cache,
+    ConnectionFailed,
+    NotInitialized,
+    ServerError,
+    Settings,
+    get_multi_redis_connection_manager,
+)
 from nearcache.transport.cluster_lane import ClusterLane
-from nearcache.transport.slots import slot_of
+from nearcache.transport.cluster_threads import ClusterThreads
+from nearcache.transport.slots import SLOTS, SlotMap, slot_of
 
 from ..lanes import eventually
 from ..servers import Client, ClusterServers, ValkeyServer, wait_until
@@ -37,8 +47,8 @@ def cluster(shared: ClusterServers) -> ClusterServers:
 
 @pytest.fixture
 def fresh() -> Iterator[ClusterServers]:
-    """A cluster of the test's own: to kill nodes."""
-    with ClusterServers() as servers:
+    """A cluster of the test's own: to kill nodes, which are replaced after a second."""
+    with ClusterServers(node_timeout=1000) as servers:
         yield servers
 
 
@@ -377,14 +387,15 @@ async def under_load(shell: Shell, during: Callable[[Load], Any]) -> Load:
     return load
 
 
+@pytest.mark.parametrize("end", ["kill", "pause"])
 @pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
-async def test_a_failover_under_load(threads: bool, fresh: ClusterServers) -> None:
+async def test_a_failover_under_load(threads: bool, end: str, fresh: ClusterServers) -> None:
     shell = Shell(await cache_at(fresh.url), threads=threads)
     slot, first, _ = slot_and_target(fresh, "a-1")
 
     async def fail_over(load: Load) -> None:
         refused = load.refused
-        first.kill()
+        getattr(first, end)()
         await eventually(lambda: load.refused > refused, "the load to notice")
         await asyncio.to_thread(fresh.wait_for_owner, slot, first)
         # A quarter of a second at most between two questions for the map: soon. The bound is for busy machines.
@@ -412,3 +423,118 @@ async def test_slots_move_under_load(threads: bool, cluster: ClusterServers) -> 
             await eventually(lambda good=load.good: load.good > 200, "the load to run on")
 
     await under_load(shell, move)
+
+
+# -- life
+
+
+async def test_a_frozen_node_costs_its_own_keys_a_deadline(cluster: ClusterServers) -> None:
+    cache = await cache_at(cluster.url, command_timeout=0.1)
+    await cache.set_many(dict.fromkeys(names(20), 1))
+    tier = cache._core.tier
+    frozen = cluster.owner(slot_of(stored("key1")))
+    others = [name for name in names(20) if cluster.owner(slot_of(stored(name))) is not frozen]
+    assert others
+    frozen.pause()
+    try:
+        tier.drop([stored(name) for name in names(20)])
+        assert await cache.get("key1") is None
+        assert await cache.get_or_set("key1", lambda: "loaded") == "loaded"
+    finally:
+        frozen.resume()
+    assert cache.get_stats().errors
+    await eventually(lambda: status().connected and status().breaker != "open", "the node to be back")
+    async with asyncio.timeout(10):
+        while await cache.get("key1") != 1:  # noqa: ASYNC110  # late replies reach nobody
+            await asyncio.sleep(0.005)
+
+
+def status() -> Any:
+    return get_multi_redis_connection_manager().get_connection_status("cache")
+
+
+async def test_a_lost_node_is_named(cluster: ClusterServers, caplog: pytest.LogCaptureFixture) -> None:
+    await cache_at(cluster.url)
+    server = cluster.primaries[0]
+    server.command("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
+    await eventually(lambda: status().last_error, "the loss to be noticed")
+    assert status().last_error.startswith(f"{server.host}:{server.port}: the connection was lost")
+    await eventually(lambda: status().connected, "the lane to be back")
+    assert [record.message for record in caplog.records if "connection failed" in record.message]
+
+
+async def test_nothing_is_left_after_the_end(cluster: ClusterServers) -> None:
+    tasks = asyncio.all_tasks()
+    threads = set(threading.enumerate())
+    cache = await cache_at(cluster.url)
+    assert await cache.set_many(dict.fromkeys(names(20), 1))
+    assert len(await asyncio.to_thread(cache.sync().get_many, names(20))) == 20
+    await get_multi_redis_connection_manager().disconnect_all()
+    assert asyncio.all_tasks() <= tasks
+    left = [t for t in set(threading.enumerate()) - threads if t.name.startswith("nearcache")]
+    assert left == []
+    for server in cluster.primaries:
+        wait_until(lambda server=server: b"nearcache" not in server.command("CLIENT", "LIST"), "all to have gone")
+    with pytest.raises(NotInitialized):
+        await cache.get("key1")
+
+
+def test_several_loops_and_threads_share_what_is_near(cluster: ClusterServers) -> None:
+    cache = AsyncCache(60, "app")
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(cache.initialize(settings(cluster.url)))
+        for number, name in enumerate(names(10)):
+            assert (first, second)[number % 2].run(cache.set(name, number))
+        for run in (first.run, second.run):
+            assert run(cache.get_many(names(10))) == {name: number for number, name in enumerate(names(10))}
+        assert second.run(cache.clear()) == 10
+        assert first.run(cache.get_many(names(10))) == {}
+        assert cache.sync().get_many(names(10)) == {}
+        second.run(get_multi_redis_connection_manager().disconnect_all())
+
+
+def test_a_forked_child_has_connections_of_its_own(cluster: ClusterServers) -> None:
+    cache = Cache(60, "app")
+    cache.initialize(settings(cluster.url))
+    assert cache.set_many(dict.fromkeys(names(10), 1))
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            good = len(cache.get_many(names(10))) == 10 and cache.set_many(dict.fromkeys(names(5), 2))
+            status = 0 if good else 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    wait_until(lambda: cache.get_many(names(10)) == {n: 2 if n in names(5) else 1 for n in names(10)}, "the pushes")
+    assert cache.set_many(dict.fromkeys(names(10), 3))
+
+
+async def test_what_waited_for_a_node_that_was_replaced_fails_as_the_server_does(cluster: ClusterServers) -> None:
+    cache = await cache_at(cluster.url, strict=True, command_timeout=0.2)
+    link, frozen = link_of(cache), cluster.owner(slot_of(stored("key1")))
+    lane, node = link.lane((frozen.host, frozen.port)), (frozen.host, frozen.port)
+    other = next(server for server in cluster.primaries if server is not frozen)
+    slots = SlotMap([[0, SLOTS - 1, [other.host.encode(), other.port]]], node)
+    frozen.pause()
+    try:
+        assert lane._wire is not None
+        lane._wire.abort(ConnectionFailed("cut"))
+        asking = asyncio.create_task(cache.get("key1"))  # waits for a connection
+        await eventually(lambda: lane._backlog, "it to wait")
+        link._came_up(slots)
+        with pytest.raises(ServerError, match="another node has taken the place"):
+            await asking
+    finally:
+        frozen.resume()
+
+
+def test_a_thread_that_meets_a_node_that_was_replaced_is_told_as_if_it_was_down(cluster: ClusterServers) -> None:
+    cache = Cache(60, "app", strict=True)
+    cache.initialize(settings(cluster.url))
+    link, owner = cache._core.client.thread_link(), cluster.owner(slot_of(stored("key1")))
+    assert isinstance(link, ClusterThreads)
+    link._lane((owner.host, owner.port)).close()
+    with pytest.raises(ServerError, match="another node has taken the place"):
+        cache.get("key1")

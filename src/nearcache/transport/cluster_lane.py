@@ -13,9 +13,10 @@ All lanes share one table of ``counters``. When any of them loses its connection
 the whole table goes, and with it all that is near: an entry may depend on counters of any node, and a node that has
 given a slot away says no more of its keys.
 
-The map of slots is asked for at the start, when a node says ``MOVED`` or ``CLUSTERDOWN``, when a lane is lost, and from
-time to time while one is down: after a failover the map names the replica that took over. ``MOVED`` and ``ASK`` are
-followed; ``TRYAGAIN`` (keys of one command are on two nodes) and ``CLUSTERDOWN`` are the caller's, as failures.
+The map of slots is asked for at the start, when a node says ``MOVED`` or ``CLUSTERDOWN``, when a deadline passes or a
+lane is lost, and from time to time while one is down: after a failover the map names the replica that took over.
+``MOVED`` and ``ASK`` are followed; ``TRYAGAIN`` (keys of one command are on two nodes) and ``CLUSTERDOWN`` are the
+caller's, as failures.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from .lane import Lane
 from .slots import Node, Part, Scatter, SlotMap
 from .wire import Command, Hook, Listener, Waiter, afresh
 
-__all__ = ["ClusterLane", "MakeLane", "NodeListener", "OnState"]
+__all__ = ["REPLACED", "ClusterLane", "MakeLane", "NodeListener", "OnState", "at_node"]
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.25  # seconds between two questions for the map
+REPLACED = "another node has taken the place of this one"
 _CLOSED = "the connection is closed: call initialize() again"
 
 OnState = Callable[[Any, Exception | None], None]
@@ -59,6 +61,11 @@ class NodeListener(Listener):
 
     def lost(self, link: object) -> None:
         self._listener.lost(self._link)
+
+
+def at_node(node: Node, error: Exception | None) -> Exception | None:
+    """The error of a lane, with the node it goes to."""
+    return None if error is None else ConnectionFailed(f"{node[0]}:{node[1]}: {error}")
 
 
 class ClusterLane:
@@ -168,7 +175,7 @@ class ClusterLane:
         lane = self._lanes.get(node)
         if lane is None:
             lane = self._lanes[node] = self._make_lane(
-                node, on_state=self._node_changed, listener=NodeListener(self, self._listener)
+                node, on_state=partial(self._node_changed, node), listener=NodeListener(self, self._listener)
             )
         return lane
 
@@ -178,10 +185,12 @@ class ClusterLane:
             self._listener.lost(self)
         self._wanted.set()
 
-    def _node_changed(self, lane: Lane, error: Exception | None) -> None:
+    def _node_changed(self, node: Node, lane: Lane, error: Exception | None) -> None:
+        if self._lanes.get(node) is not lane:
+            return  # it is being closed: another node has its place
         if error is not None:
             self._wanted.set()
-        self._on_state(lane, error)
+        self._on_state(lane, at_node(node, error))
 
     async def _keep_up(self) -> None:
         attempt = 0
@@ -229,6 +238,10 @@ class ClusterLane:
         self._early_waiters.clear()
         while self._early:
             self._early.popleft()()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def _went_down(self, error: Exception) -> None:
         self._on_state(self, error)
@@ -305,6 +318,10 @@ class _Gathering:
                 self._waiter.set_result(replies[0] if self._single else replies)
 
     def failed(self, error: Exception) -> None:
+        if isinstance(error, CommandTimeout):
+            self._link.outdated(moved=False)  # another may have the node's place before its connection is given up
+        elif isinstance(error, NotInitialized) and not self._link.closed:
+            error = ConnectionFailed(REPLACED)
         if not self._waiter.done():
             self._waiter.set_exception(error)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from ..errors import ConnectionFailed, NearcacheError, NotInitialized
-from .cluster_lane import NodeListener, OnState
+from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from .cluster_lane import REPLACED, NodeListener, OnState, at_node
 from .hello import local_clock
 from .slots import Node, Part, Scatter, SlotMap
 from .thread_lane import ThreadLane
@@ -88,7 +89,15 @@ class ClusterThreads:
             if hook is not None and scatter.complete:
                 hook(scatter.replies())
 
-        self._lane(part.node).request_many(scatter.commands(part), parse)
+        try:
+            self._lane(part.node).request_many(scatter.commands(part), parse)
+        except CommandTimeout:
+            self._refresh_soon()  # another may have the node's place before its connection is given up
+            raise
+        except NotInitialized:
+            if self._closed.is_set():
+                raise
+            raise ConnectionFailed(REPLACED) from None
         return again
 
     def open(self) -> None:
@@ -134,13 +143,17 @@ class ClusterThreads:
             if self._closed.is_set():
                 raise NotInitialized(_CLOSED)
             if node not in self._lanes:
-                lane = self._make_lane(node, on_state=self._node_changed, listener=NodeListener(self, self._listener))
+                lane = self._make_lane(
+                    node, on_state=partial(self._node_changed, node), listener=NodeListener(self, self._listener)
+                )
                 lane.watch()
                 self._lanes[node] = lane
             return self._lanes[node]
 
-    def _node_changed(self, lane: Any, error: Exception | None) -> None:
-        self._on_state(lane, error)
+    def _node_changed(self, node: Node, lane: Any, error: Exception | None) -> None:
+        if self._lanes.get(node) is not lane:
+            return  # it is being closed: another node has its place
+        self._on_state(lane, at_node(node, error))
         if error is not None:
             self._refresh_soon()
 

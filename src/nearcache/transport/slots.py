@@ -42,7 +42,7 @@ class SlotMap:
         asked: the node that said so; it stands for a node whose host is not told.
 
     Attributes:
-        nodes: the primaries, sorted.
+        nodes: the primaries, sorted; one that has lost its last slot stays until the next map.
 
     Raises:
         ConnectionFailed: the answer names no node.
@@ -56,12 +56,9 @@ class SlotMap:
                 self._owners[first : last + 1] = [owner] * (last + 1 - first)
         except (AttributeError, TypeError, ValueError):
             raise ConnectionFailed(f"this is no node of a cluster: it answered {answer!r:.60}") from None
-        self._sort()
+        self.nodes = sorted({owner for owner in self._owners if owner is not None})
         if not self.nodes:
             raise ConnectionFailed("the cluster has no slots yet")
-
-    def _sort(self) -> None:
-        self.nodes = sorted({owner for owner in self._owners if owner is not None})
 
     def owner(self, slot: int) -> Node:
         # Who asks the wrong node is told the right one.
@@ -72,7 +69,8 @@ class SlotMap:
         if self._owners[slot] == node:
             return False
         self._owners[slot] = node
-        self._sort()
+        if node not in self.nodes:
+            self.nodes = sorted([*self.nodes, node])
         return True
 
     def agrees(self, other: SlotMap) -> bool:
