@@ -158,7 +158,8 @@ class Scatter:
         """One for each command."""
         if len(self._joins) == len(self._pieces) and not any(join for _, join in self._joins):
             return self._replies
-        joined, place = [], 0
+        joined: list[Any] = []
+        place = 0
         for count, join in self._joins:
             replies = self._replies[place : place + count]
             joined.append(replies[0] if join is None else join(replies))
@@ -203,7 +204,7 @@ def _cut_scan(command: Command, slots: SlotMap) -> _Cut:
 
     def join(replies: list[Any]) -> Any:
         reply = replies[0]
-        if not isinstance(reply, list):
+        if reply.__class__ is not list:
             return reply
         following, inner = node, reply[0]
         if inner == b"0":
