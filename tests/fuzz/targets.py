@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import hiredis
 
 from nearcache import Cache, Settings
+from nearcache.client import Client
 from nearcache.codec import Codec, Miss, values, wire_json
 from nearcache.codec.failures import Undecodable
 from nearcache.codec.sealed import make_codec
@@ -318,8 +319,10 @@ def json_values(data: bytes) -> None:
 @once
 def _stored() -> tuple[Cache, Any]:
     settings = Settings(_env_file=None, redis_url="memory://fuzz", near_entries=16, load_timeout=5)
+    client = Client("fuzz", settings.endpoint("cache"), settings)  # the process's own clients are other tests'
+    client.connect_threads()
     cache = Cache(60, "app")
-    cache.initialize(settings)
+    cache._core.bind(client)
     return cache, get_store("fuzz", 0, 1, 1)
 
 
