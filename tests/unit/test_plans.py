@@ -60,7 +60,7 @@ class Bench:
         self.near = NearTier(100, 10**6, 60.0, now=lambda: self.time)
         self.near.attach(link)
         self.near.on_revoked = self.flights.detach
-        self.recovery = Recovery(100)
+        self.recovery = Recovery(10_000)
         self.replay = Replay(self.recovery, remote, self.near, self.flights, 1.0)
         parts = Parts(
             codec=self.codec,
@@ -83,6 +83,12 @@ class Bench:
 
     def set(self, *tags: bytes, ttl_ms: int | None = MINUTE) -> Plan:
         return self.writes.set_many(self.link, SITE, {KEY: Item("key", "value")}, ttl_ms, tags=tags)
+
+    def delete(self) -> Plan:
+        return self.writes.delete(self.link, SITE, [KEY])
+
+    def raise_tags(self, *, soft: bool = False) -> Plan:
+        return self.writes.raise_tags(self.link, SITE, [b"red"], soft=soft)
 
     def get_or_set(self, **policy: Any) -> Plan:
         policy = {"ttl_ms": MINUTE, **policy}
