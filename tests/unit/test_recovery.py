@@ -351,6 +351,16 @@ def test_an_earlier_one_does_not() -> None:
     assert list(owed(bench.recovery)) == [KEY]
 
 
+def test_a_new_time_to_live_settles_nothing() -> None:
+    bench = Bench(Link(version=7))
+    first, second = bench.delete(), bench.writes.expire(bench.link, SITE, KEY, MINUTE)
+    next(first)
+    expiring = next(second)
+    fail_on(first)
+    assert finish(second, expiring, 1) is True
+    assert list(owed(bench.recovery)) == [KEY]
+
+
 def test_a_value_that_cannot_be_encoded_is_not_owed() -> None:
     bench = Bench(Link(version=7))
     plan = bench.writes.set_many(bench.link, SITE, {KEY: Item("key", object())}, MINUTE)

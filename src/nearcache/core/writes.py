@@ -173,9 +173,11 @@ class Writes:
         if not keys:
             return 0
         parts = self._parts
-        removed: int = yield from self._write(
-            link, site, keys, 0, lambda version: parts.remote.delete(list(keys), version)
-        )
+        began = parts.recovery.begin()
+        removed = yield from self._write(link, site, keys, lambda version: parts.remote.delete(list(keys), version))
+        if removed is None:
+            return 0
+        parts.wrote(Kind.KEY, keys, link, began)
         parts.counters.deletes += removed
         return removed
 
@@ -200,13 +202,13 @@ class Writes:
 
     def expire(self, link: Link, site: Namespace, key: bytes, ttl_ms: int | None) -> Plan[bool]:
         """Give a value a new time to live; whether it was there, valid and not expired."""
-        return bool(
-            (yield from self._write(link, site, [key], 0, lambda ver: self._parts.remote.expire(key, ver, ttl_ms)))
-        )
+        remote = self._parts.remote
+        done = yield from self._write(link, site, [key], lambda version: remote.expire(key, version, ttl_ms))
+        return bool(done)
 
     def _write(
-        self, link: Link, site: Namespace, keys: Sequence[bytes], instead: Any, command: Callable[[int], Command]
-    ) -> Plan[Any]:
+        self, link: Link, site: Namespace, keys: Sequence[bytes], command: Callable[[int], Command]
+    ) -> Plan[int | None]:
         """Send a command after which nothing that is known of these keys and their leases holds; its reply.
 
         Args:
@@ -219,13 +221,12 @@ class Writes:
             if parts.owed:
                 yield from parts.replay.settled(link)
             known = yield from parts.versions(link, site, ())
-            reply = yield from self._send(command(known[site.counter][0]), keys, map(parts.remote.lease, keys))
+            reply: int = yield from self._send(command(known[site.counter][0]), keys, map(parts.remote.lease, keys))
+            return reply
         except (ServerError, GeneratorExit) as error:
-            return parts.unwritten(error, instead, Kind.KEY, keys, link, began)
+            return parts.unwritten(error, None, Kind.KEY, keys, link, began)
         finally:
             parts.flights.detach(keys)
-        parts.wrote(Kind.KEY, keys, link, began)
-        return reply
 
     def _send(self, command: Command, keys: Collection[bytes], leases: Iterable[bytes] = ()) -> Plan[Any]:
         near = self._parts.near
