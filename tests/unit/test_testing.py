@@ -101,8 +101,17 @@ def test_what_becomes_due_is_called_in_order_at_its_moment() -> None:
     assert seen == [("now", 0), ("again", 1), ("again", 2), ("later", 2.5)]
 
 
+@pytest.mark.parametrize("up", [11.0, 33_390.0, 4_000_003.0])
 @pytest.mark.parametrize("kind", ["near", "remote"])
-async def test_values_expire(fake_clock: FakeClock, async_cache: AsyncCache, other: AsyncCache, kind: str) -> None:
+async def test_values_expire_however_long_the_machine_is_up(
+    fake_clock: FakeClock,
+    async_cache: AsyncCache,
+    other: AsyncCache,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    up: float,
+) -> None:
+    monkeypatch.setattr(fake_clock, "_base", up)
     cache = async_cache if kind == "near" else other
     await async_cache.set("key", "value", ttl=60)
     fake_clock.advance(59.999)

@@ -180,7 +180,7 @@ class MemoryStore:
         if self._get(key) is None:
             return -2
         expires = self._table(key)[key].expires
-        return -1 if expires is None else max(0, int((expires - self._clock.monotonic()) * 1000))
+        return -1 if expires is None else max(0, round((expires - self._clock.monotonic()) * 1000))
 
     def _matching(self, head: bytes) -> list[bytes]:
         return [key for key in list(self._entries) if key.startswith(head) and self._get(key) is not None]
