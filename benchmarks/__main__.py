@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from . import coherence, eviction, http, invalidation, local, memory, remote, stampede, sync
+from . import chaos, coherence, eviction, http, invalidation, local, memory, remote, stampede, sync
 
 
 class Result(Protocol):
@@ -63,6 +63,15 @@ BENCHMARKS = {
         rounds=None,
         apart=False,
         add_arguments=coherence.add_arguments,
+    ),
+    "chaos": Benchmark(
+        "an application under load while its server fails",
+        chaos.run,
+        chaos.CHOICES,
+        seconds=10,
+        rounds=None,
+        apart=False,
+        add_arguments=chaos.add_arguments,
     ),
 }
 

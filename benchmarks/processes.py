@@ -36,16 +36,19 @@ class Process:
         """Have it call a method; ``answer`` has the outcome."""
         self._pipe.send((method, *arguments))
 
-    def answer(self) -> Any:
+    def answer(self, seconds: float = _ANSWER) -> Any:
         """What the next method returned; the first answer, None, says that it is ready.
+
+        Args:
+            seconds: after which it hangs.
 
         Raises:
             RuntimeError: it has died, or hangs.
             Exception: what the method, or making the object, raised.
         """
         try:
-            if not self._pipe.poll(_ANSWER):
-                raise RuntimeError(f"{self._name} has not answered for {_ANSWER:g} s")
+            if not self._pipe.poll(seconds):
+                raise RuntimeError(f"{self._name} has not answered for {seconds:g} s")
             answer = self._pipe.recv()
         except (EOFError, ConnectionError):
             raise RuntimeError(f"{self._name} has died: its error is above") from None
