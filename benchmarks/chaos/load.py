@@ -48,6 +48,7 @@ class Answer(NamedTuple):
     """
 
     kind: str
+    path: str
     process: int
     due: float
     sent: float
@@ -167,7 +168,7 @@ class Load:
             self._writing.add(item)
         sent = time.monotonic()
         changes = len(self._changes[item]) if item >= 0 else 0
-        answer = Answer(kind, process, due, sent, 0.0, item)
+        answer = Answer(kind, path, process, due, sent, 0.0, item)
         try:
             body = await self._pools[process].request("PUT" if writes else "GET", path)
             answer = answer._replace(ended=time.monotonic())

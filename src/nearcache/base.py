@@ -111,6 +111,7 @@ class Core:
             replay=client.replay,
             counters=self.counters,
             strict=self.strict,
+            patience=self.default.soft_timeout,
         )
         self.reads, self.writes = Reads(parts), Writes(parts)
         self.loads = Loads(parts, self.reads, self.writes, client.holder)

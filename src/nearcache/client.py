@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .core.breaker import Breaker
@@ -347,6 +348,7 @@ class Client:
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
+        self.near.back = self.near.now() if error is None else inf
         where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
         if error is None:
             self._server = lane.server

@@ -65,14 +65,14 @@ class Fill:
             lambda: self._stale(seen),
         )
         parts.counters.loads += 1
-        began = parts.near.now()
+        self._unheard, self._began = parts.near.unheard, parts.near.now()
         outcome: Outcome = yield Load(
             lambda: job.call(load.keys),
             load,
             job.policy.load_timeout,
             (lambda: self._holder.beat(parts.remote, always=True)) if leased else None,
         )
-        took_ms = int((parts.near.now() - began) * 1000)
+        took_ms = int((parts.near.now() - self._began) * 1000)
         try:
             if outcome.error is not None:
                 raise outcome.error
@@ -128,6 +128,8 @@ class Fill:
                 physical = None if ttl_ms is None else ttl_ms + policy.grace_ms
                 identity = parts.codec.identity(seen[key].raw)
                 filling.add(key, data, [parts.remote.fill(key, identity, self.token, data, physical)])
+            elif load.storing and not (leased or self.known or self._flights[key].detached):
+                parts.near.keep_unheard(self._unheard, key, self._site, self._job.names[key], landed[key], self._began)
         stored = filling.stored_keys
         unfilled = [key for key in seen if key not in stored] if leased else []
         yield from self._send(filling, unfilled, None)

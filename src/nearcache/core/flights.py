@@ -81,12 +81,14 @@ class Flights:
 
     Attributes:
         retry_at: keys whose load failed while there was a value to serve, and when it may be tried again.
+        late: reads that take longer than somebody would wait for them.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[bytes, Flight] = {}
         self.retry_at: dict[bytes, float] = {}
+        self.late: set[Flight] = set()
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -188,6 +190,7 @@ class Flights:
         """After a fork: the leaders are in the parent."""
         self._lock = threading.Lock()
         self._flying = {}
+        self.late = set()
 
     def _end(self, flight: Flight) -> None:
         with self._lock:

@@ -80,7 +80,7 @@ class Loads:
         near: bool,
     ) -> Plan[Outcome]:
         """The value, or what the loader raised."""
-        found = (yield from self._reads.look(link, site, {name: key}, near))[key]
+        found = (yield from self._reads.look(link, site, {name: key}, near, loads=True))[key]
         job = _one(name, key, loader, policy, found, type)
         if _serves(found):
             value = self._reads.value(found, key, type)
@@ -103,7 +103,7 @@ class Loads:
         near: bool,
     ) -> Plan[Outcome]:
         """Values by the caller's keys, in the asked order, or what the loader raised."""
-        found = yield from self._reads.look(link, site, keys, near)
+        found = yield from self._reads.look(link, site, keys, near, loads=True)
         values: dict[str, Any] = {}
         missing: dict[bytes, str] = {}
         for name, key in keys.items():

@@ -32,6 +32,7 @@ class Parts:
         replay: what failed on the same client, and how it is made good.
         counters: where operations are counted.
         strict: raise ``ServerError`` where otherwise a read is a miss and a write is ``False``.
+        patience: seconds a read waits for the server where there is a near copy that would do.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Parts:
         replay: Replay,
         counters: Counters,
         strict: bool = False,
+        patience: float = 0.02,
     ) -> None:
         self.codec = codec
         self.remote = remote
@@ -54,6 +56,7 @@ class Parts:
         self.owed = replay.recovery.owed
         self.counters = counters
         self.strict = strict
+        self.patience = patience
 
     def failed(self, error: ServerError, instead: T) -> T:
         """Count what the server failed; ``instead`` is the outcome unless the cache is strict."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import ServerError
 from ..sentinels import ABSENT, Miss
-from .effects import Command, Link, Plan, Send
+from .effects import Command, Lead, Link, Plan, Send, Wait
+from .flights import Flight
 from .found import NOTHING, Found, Lookup, State, judge
 from .keys import Namespace
 from .parts import TRIES, Asking, Parts
@@ -97,10 +98,16 @@ class Reads:
 
     # -- how they are answered
 
-    def look(self, link: Link, site: Namespace, keys: Mapping[str, bytes], near: bool) -> Plan[dict[bytes, Found]]:
+    def look(
+        self, link: Link, site: Namespace, keys: Mapping[str, bytes], near: bool, *, loads: bool = False
+    ) -> Plan[dict[bytes, Found]]:
         """What is held for each key: by the near tier when that is fresh, else by the server.
 
-        When the server fails, by the near tier whatever its age, as far as it is not known to be invalid.
+        When the server fails, or takes too long, by the near tier whatever its age, as far as it is not known to be
+        invalid.
+
+        Args:
+            loads: who asks would load otherwise, so that what was loaded while the server failed is as good.
         """
         parts = self._parts
         held: dict[bytes, Found] = {}
@@ -112,13 +119,56 @@ class Reads:
             else:
                 asked[name] = key
         if asked:
-            try:
-                held |= yield from self.find(link, site, asked)
-            except ServerError as error:
-                parts.failed(error, None)
-                for key in asked.values():
-                    held[key] = (parts.near.left_over(key) or NOTHING)._replace(rescued=True)
+            held |= yield from self._ask(link, site, asked, near, loads)
         return held
+
+    def _ask(
+        self, link: Link, site: Namespace, asked: Mapping[str, bytes], near: bool, loads: bool
+    ) -> Plan[dict[bytes, Found]]:
+        parts = self._parts
+        copies = near and not parts.strict and link.track_all
+        soon = copies and all(parts.near.left_over(key, loads=loads, slow=True) for key in asked.values())
+        try:
+            found = yield from (self._find_soon if soon else self.find)(link, site, asked)
+        except ServerError as error:
+            found = parts.failed(error, None)
+        if found is not None:
+            return found
+        rescued = {key: parts.near.left_over(key, loads=loads) or NOTHING for key in asked.values()}
+        return {key: found._replace(rescued=True) for key, found in rescued.items()}
+
+    def _find_soon(self, link: Link, site: Namespace, keys: Mapping[str, bytes]) -> Plan[dict[bytes, Found] | None]:
+        """``find``, or None when that takes longer than the soft timeout: it goes on behind.
+
+        While one that took too long goes on, others need not wait as long to learn that the server is slow.
+        """
+        parts = self._parts
+        late = parts.flights.late
+        if late:
+            return None
+        flight = Flight(b"~read", 0)
+        found: dict[bytes, Found] = {}
+        yield Lead(self._find_behind(link, site, keys, flight, found), (flight,), background=True)
+        yield Wait(flight, parts.patience)
+        if not flight.landed:
+            late.add(flight)
+            flight.when_landed(lambda: late.discard(flight))
+            return None
+        if flight.error is not None:
+            raise flight.error
+        return None if flight.abandoned else found
+
+    def _find_behind(
+        self, link: Link, site: Namespace, keys: Mapping[str, bytes], flight: Flight, found: dict[bytes, Found]
+    ) -> Plan[None]:
+        flights = self._parts.flights
+        try:
+            found.update((yield from self.find(link, site, keys)))
+            flights.land(flight)
+        except ServerError as error:
+            flights.land(flight, error=error)
+        finally:
+            flights.abandon(flight)
 
     def find(
         self, link: Link, site: Namespace, keys: Mapping[str, bytes], *, probe: int = 0

@@ -33,12 +33,15 @@ class Entry:
     """One value.
 
     A hit is ``value``, or ``copy()`` where that is ``COPY``. Besides them ``used`` and ``epoch`` change.
+
+    Attributes:
+        heard: whether a server has vouched for it.
     """
 
     __slots__ = (
         *("key", "name", "site", "size", "used", "filed"),
         *("payload", "value", "decode", "envelope"),
-        *("epoch", "quick_until", "fresh_until", "dead_until", "known", "homes"),
+        *("epoch", "quick_until", "fresh_until", "dead_until", "known", "homes", "heard"),
     )
 
     def __init__(self, key: bytes, name: str, site: Namespace, found: Found, known: Any) -> None:
@@ -54,6 +57,7 @@ class Entry:
         self.decode: Callable[[bytes], Any] = self._first
         self.known: dict[bytes, tuple[int, int]] = known
         self.homes: list[tuple[dict[Any, Any], Any]] = [(site.near, name)]
+        self.heard = True
         self.epoch = -1
         self.quick_until = self.fresh_until = self.dead_until = 0.0
 

@@ -44,50 +44,14 @@ from ..core.ports import Mark
 from ..sentinels import Miss
 from .entry import Entry
 from .eviction import Eviction
+from .marks import Taint, Watching
 
 __all__ = ["NearTier"]
 
 _COUNTERS_PER_ENTRY: Final = 2  # how many counters may be known per near entry before unused ones are forgotten
 _MOST_HOMES: Final = 16  # dictionaries' places an entry is found at: nobody counts their bytes
+_DOUBTFUL: Final = 1.0  # seconds
 _JUST_LEARNT: Final = 100  # counters that are not: values are about to be judged by them
-
-
-class _Mark:
-    """Whether anything has happened to a key since commands that wait for a reply were sent."""
-
-    __slots__ = ("tainted",)
-
-    def __init__(self) -> None:
-        self.tainted = False
-
-
-class _Watch:
-    """Fires once, when the server says that one of its keys changed, or may have."""
-
-    def __init__(self, near: NearTier, keys: Collection[bytes]) -> None:
-        self.fired = False
-        self._near = near
-        self._keys = keys
-        self._wakers: list[Callable[[], None]] = []
-
-    def when_fired(self, waker: Callable[[], None]) -> None:
-        """Call ``waker`` once, from any thread; at once if it has fired."""
-        self._wakers.append(waker)
-        if self.fired:
-            self.fire()
-
-    def fire(self) -> None:
-        self.fired = True
-        while self._wakers:
-            try:
-                waker = self._wakers.pop()
-            except IndexError:  # another thread was quicker
-                return
-            waker()
-
-    def close(self) -> None:
-        """Nobody waits any more. Idempotent."""
-        self._near.unwatch(self, self._keys)
 
 
 class NearTier:
@@ -99,6 +63,9 @@ class NearTier:
         ttl: seconds after which a value is looked for on the server again, whatever its own time to live.
         keeps: whether it keeps anything at all.
         now: seconds, monotonic.
+
+    Attributes:
+        back: when a connection last came up; ``inf`` while one is down.
     """
 
     def __init__(
@@ -115,9 +82,12 @@ class NearTier:
         self._eviction = Eviction(entries, size)
         self.stamp = self._eviction.now  # what a hit writes into its entry
         self._marks: dict[bytes, Mark] = {}
-        self._watches: dict[bytes, list[_Watch]] = {}
+        self._watches: dict[bytes, list[Watching]] = {}
         # By counter, the least version that is not known to be invalid: what is left over has to have it, too.
         self._least: dict[bytes, float] = {}
+        # What was loaded while no server could be asked has this in place of what a connection knows.
+        self.unheard: dict[bytes, tuple[int, int]] = {}
+        self.back = -inf
         self._links: list[Link] = []
 
     def __len__(self) -> int:
@@ -146,14 +116,23 @@ class NearTier:
             self.adopt(entry, site.near, entry.name)
         return self._found(entry, now, soft=False)
 
-    def left_over(self, key: bytes) -> Found | None:
-        """What is held for a key while no server can be asked, as stale; not what is known to be invalid."""
+    def left_over(self, key: bytes, *, loads: bool = False, slow: bool = False) -> Found | None:
+        """What is held for a key while no server can be asked, as stale; not what is known to be invalid.
+
+        Args:
+            loads: also what was loaded meanwhile.
+            slow: the server can be asked, and takes its time: nothing that nobody has vouched for since a second
+                after the last connection came back.
+        """
         entry = self._entries.get(key)
         now = self.now()
         if entry is None or now >= entry.dead_until:
             return None
-        if isinstance(entry.validity(), Miss):
+        valid = entry.validity()
+        if isinstance(valid, Miss) or (slow and isinstance(valid, list) and now >= self.back + _DOUBTFUL):
             return None
+        if not entry.heard:
+            return self._found(entry, now, soft=False) if loads and entry.known is self.unheard else None
         if any(made < self._least.get(counter, 0) for counter, made in entry.versions()):
             return None
         return self._found(entry, now, soft=True)
@@ -184,7 +163,7 @@ class NearTier:
         with self._lock:
             mark = self._marks.get(key)
             if mark is None:
-                mark = self._marks[key] = _Mark()
+                mark = self._marks[key] = Taint()
             return mark
 
     def settle(self, key: bytes, mark: Mark) -> bool:
@@ -243,6 +222,20 @@ class NearTier:
         if kept:
             link.watch()
 
+    def keep_unheard(self, unheard: object, key: bytes, site: Namespace, name: str, found: Found, sent: float) -> None:
+        """Keep what was loaded while no server could be asked: for loads, until one can.
+
+        Args:
+            unheard: the tier's from before the load: has anything been invalidated since?
+            sent: when the load began.
+        """
+        with self._lock:
+            if unheard is self.unheard and self.keeps:
+                self._forget(key)
+                entry = Entry(key, name, site, found, self.unheard)
+                entry.heard = False
+                self._add(entry, found, sent, epoch=-1)
+
     def drop(self, keys: Iterable[bytes]) -> None:
         """An own write of these keys is sent or was answered: whatever is known of them is out of date."""
         if not self._entries and not self._marks:
@@ -257,7 +250,7 @@ class NearTier:
 
     def wrote(self, keys: Iterable[bytes], watched: Iterable[bytes]) -> None:
         """An own write of these keys was answered; who watches one of ``watched`` is not told by the server."""
-        fired: list[_Watch] = []
+        fired: list[Watching] = []
         if not (self._entries or self._marks or self._watches):
             return
         with self._lock:
@@ -280,6 +273,7 @@ class NearTier:
                     self._forget(key)
                     if key in self._least:
                         self._least[key] = inf  # until it is read again
+                        self.unheard = {}
                     for link in self._links:
                         if link.counters.pop(key, None) is not None:
                             self.epoch += 1
@@ -292,6 +286,7 @@ class NearTier:
         """An own write raises these counters: no load that began before is to be joined, whatever its tags are."""
         with self._lock:
             self.epoch += 1
+            self.unheard = {}
         self.revoked(counters)
 
     def lost(self, link: Any) -> None:
@@ -299,6 +294,7 @@ class NearTier:
         with self._lock:
             known, link.counters = link.counters, {}
             known.clear()
+            self.unheard = {}
             self.epoch += 1
             self._taint_all()
             fired = [watch for watches in self._watches.values() for watch in watches]
@@ -316,15 +312,15 @@ class NearTier:
             if link in self._links:
                 self._links.remove(link)
 
-    def watch(self, keys: Collection[bytes]) -> _Watch:
+    def watch(self, keys: Collection[bytes]) -> Watching:
         """Register for the next push of any of these keys, before they are read."""
-        watch = _Watch(self, keys)
+        watch = Watching(self, keys)
         with self._lock:
             for key in keys:
                 self._watches.setdefault(key, []).append(watch)
         return watch
 
-    def unwatch(self, watch: _Watch, keys: Collection[bytes]) -> None:
+    def unwatch(self, watch: Watching, keys: Collection[bytes]) -> None:
         with self._lock:
             for key in keys:
                 watches = self._watches.get(key)
@@ -353,7 +349,7 @@ class NearTier:
         if entry is not None:
             self._remove(entry)
 
-    def _forget_all(self) -> list[_Watch]:
+    def _forget_all(self) -> list[Watching]:
         self._taint_all()
         for entry in list(self._entries.values()):
             self._remove(entry)
