@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: test demo lint types wheel bench coherence two-users fuzz clean
+.PHONY: test demo lint types wheel bench coherence chaos two-users fuzz clean
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.dev
@@ -38,6 +38,10 @@ bench: $(VENV)/.bench
 # Ten minutes; fails where a reader saw a value from the past.
 coherence: $(VENV)/.dev
 	$(BIN)/python -m benchmarks coherence $(or $(ARGS),--seconds 600)
+
+# Six minutes; fails where the application did, or where anything was wrong, late or forgotten.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m benchmarks chaos $(ARGS)
 
 # A minute or two; fails where a byte of one user reached another.
 two-users: $(VENV)/.dev

@@ -35,14 +35,18 @@ and by how much at most, while the server was away and for a second after that. 
 what another one changes.
 
 ``wrong``: answers that must never be: another item's, one from the future, or one that was never made; older than what
-**this** process has changed; and stale ones at any other time (a change counts from a second after it). After a
-failover, in which the new primary may lack what the old one had acknowledged, the second begins when the new primary does.
+**this** process has changed (but for the second after a failover: the new primary may lack what the old one had
+acknowledged).
+
+``late``: stale ones at any other time: older than what was brought about more than a second before.
 
 ``forgotten``: when all is over, every item is asked for in each process, with its near tier and without: those that
 are older than their version, and what the processes say they could not remember. ``made good``: writes and
 invalidations that failed first.
 
 ``loads``: calls of loaders for items that never change, from the fault to the end, by the number of these items.
+
+*Does it notice?* ``--break recovery`` lets the processes forget what failed: this must come out as ``forgotten``.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os, pickle
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from demo import data
 
@@ -19,7 +19,7 @@ from . import flights
 from .faults import FAULTS, Fault
 from .items import HELD_ITEMS, Versions
 from .load import RATE, Answer, Kind, Load, Round
-from .site import Site, State
+from .site import SABOTAGES, Site, State
 
 __all__ = ["CHOICES", "add_arguments", "run"]
 
@@ -33,7 +33,7 @@ _SHOWN = 10
 _PACKAGES = ("nearcache", "hiredis", "uvicorn", "fastapi", "uvloop", "httptools")
 _COLUMNS = (
     *("requests", "errors", "p99 before", "during", "after", "outage", "recovered"),
-    *("stale", "at most", "wrong", "made good", "forgotten", "loads"),
+    *("stale", "at most", "wrong", "late", "made good", "forgotten", "loads"),
 )
 
 
@@ -57,6 +57,7 @@ class Report(TableReport):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides what is asked for, default %(default)s")
+    parser.add_argument("--break", dest="sabotage", choices=SABOTAGES, help="switch off a safety: this must be noticed")
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Report:
     seconds = arguments.seconds
     about = f"{_PROCESSES} processes, {RATE} requests/s, {seconds:g} s before, during and after each fault; p99 in ms"
     report = Report("chaos", about, environment(None, _PACKAGES))
-    rows = []
+    rows, found = [], []
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         files = Path(directory)
         (files / "csv").mkdir()
@@ -78,24 +79,26 @@ def run(arguments: argparse.Namespace) -> Report:
         for name in names:
             fault = FAULTS[name](arguments.seed)
             try:
-                course = _suffer(fault, files, seconds, arguments.seed)
+                course = _suffer(fault, files, seconds, arguments.seed, arguments.sabotage)
             finally:
                 fault.close()
             cell = {"fault": name, **_judge(course)}
             report.cells.append(cell)
             rows.append((name, _row(cell)))
-            report.missing.update({f"{name} {number}": text for number, text in enumerate(cell["found"][:_SHOWN])})
-            report.exit_code |= bool(cell["errors"] or cell["wrong"] or cell["forgotten"])
+            found += [(f"{name}, {each}", ()) for each in cell["found"][:_SHOWN]]
+            report.exit_code |= any(cell[name] for name in ("errors", "wrong", "late", "forgotten"))
     report.tables.append(Table("fault", _COLUMNS, rows))
+    if found:
+        report.tables.append(Table("found", (), found))
     return report
 
 
-def _suffer(fault: Fault, files: Path, seconds: float, seed: int) -> Course:
+def _suffer(fault: Fault, files: Path, seconds: float, seed: int, sabotage: str | None) -> Course:
     """One fault, from a warm start to the end."""
     versions = files / "versions"
     Versions.create(versions)
     sites = [
-        Process(f"process {number}", Site, fault.url, str(versions), str(files / "flights.sqlite"))
+        Process(f"process {number}", Site, fault.url, str(versions), str(files / "flights.sqlite"), sabotage)
         for number in range(_PROCESSES)
     ]
     processes = list(sites)
@@ -127,43 +130,48 @@ def _suffer(fault: Fault, files: Path, seconds: float, seed: int) -> Course:
             each.end()
 
 
-def _judge(course: Course) -> dict[str, object]:
+def _judge(course: Course) -> dict[str, Any]:
     """The numbers of one fault."""
     answers = course.asked.answers
     errors = [answer for answer in (*answers, *course.reviewed) if answer.error]
-    wrong = [answer for answer in answers if answer.wrong or _is_too_old(answer, course)]
-    stale = [answer for answer in answers if answer.age and answer not in wrong and course.began <= answer.sent]
+    wrong = [answer for answer in answers if answer.wrong or (answer.own and not _may_be_lost(answer, course))]
+    late = [answer for answer in answers if answer.age > _SETTLED and not _away(answer, course) and answer not in wrong]
+    stale = [answer for answer in answers if answer.age and _away(answer, course) and answer not in wrong]
     forgotten = [answer for answer in course.reviewed if answer.wrong or answer.age]
-    before, during, after = (
-        [answer.ended - answer.due for answer in answers if answer.kind == Kind.HELD and first <= answer.due < last]
-        for first, last in ((answers[0].due + _WARM, course.began), (course.began, course.back), (course.back, float("inf")))
-    )
-    if os.environ.get("CHAOS_DUMP"):
-        pickle.dump(course, open(os.environ["CHAOS_DUMP"], "wb"))
+    phases = (answers[0].due + _WARM, course.began, course.back, float("inf"))
+    during = [[each for each in answers if first <= each.due < last] for first, last in pairwise(phases)]
     return {
         "requests": len(answers),
         "errors": len(errors),
-        "p99_ms": [percentile(times, 99) * 1000 if times else None for times in (before, during, after)],
+        "p99_ms": [_p99_ms(phase, Kind.HELD) for phase in during],
+        "p99_ms_others": [_p99_ms(phase, Kind.CHANGING, Kind.WRITE) for phase in during],
         "outage": course.back - course.began,
         "recovered": max(_recovered(course, process) for process in range(_PROCESSES)),
         "stale": len(stale),
         "stalest": max((answer.age for answer in stale), default=0.0),
         "wrong": len(wrong),
+        "late": len(late),
         "made_good": sum(state.made_good for state in course.states),
         "forgotten": len(forgotten) + sum(state.forgotten + state.owed for state in course.states),
         "loads": course.loads / HELD_ITEMS,
-        "found": [_told(answer, course) for answer in (*errors, *wrong, *forgotten)],
+        "found": [_told(answer, course) for answer in (*errors, *wrong, *late, *forgotten)],
         "log": [state.log for state in course.states],
     }
 
 
-def _is_too_old(answer: Answer, course: Course) -> bool:
-    if not answer.age:
-        return False
-    away = course.began <= answer.sent <= course.back + _SETTLED
-    if answer.own:
-        return not (course.fails_over and away)
-    return answer.age > _SETTLED and not away
+def _p99_ms(answers: Iterable[Answer], *kinds: str) -> float | None:
+    times = [answer.ended - answer.due for answer in answers if answer.kind in kinds]
+    return percentile(times, 99) * 1000 if times else None
+
+
+def _away(answer: Answer, course: Course) -> bool:
+    """Whether it was asked for while there was no server, or just after."""
+    return course.began <= answer.sent <= course.back + _SETTLED
+
+
+def _may_be_lost(answer: Answer, course: Course) -> bool:
+    """A new primary may lack what the old one had acknowledged."""
+    return course.fails_over and _away(answer, course)
 
 
 def _recovered(course: Course, process: int) -> float:
@@ -179,12 +187,11 @@ def _told(answer: Answer, course: Course) -> str:
     return f"{answer.sent - course.began:+.3f} s, process {answer.process}, {answer.kind}: {what}{whose}"
 
 
-def _row(cell: dict[str, object]) -> Sequence[str]:
-    p99: list[float | None] = cell["p99_ms"]  # type: ignore[assignment]
+def _row(cell: dict[str, Any]) -> Sequence[str]:
+    before, during, after = ("-" if each is None else f"{each:.1f}" for each in cell["p99_ms"])
     return (
-        *(f"{cell['requests']:,}", f"{cell['errors']}"),
-        *("-" if each is None else f"{each:.1f}" for each in p99),
+        *(f"{cell['requests']:,}", f"{cell['errors']}", before, during, after),
         *(f"{cell['outage']:.2f} s", f"{cell['recovered']:.2f} s", f"{cell['stale']}", f"{cell['stalest']:.2f} s"),
-        *(f"{cell[name]}" for name in ("wrong", "made_good", "forgotten")),
+        *(f"{cell[name]}" for name in ("wrong", "late", "made_good", "forgotten")),
         f"{cell['loads']:.2f}",
     )
