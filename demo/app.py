@@ -68,7 +68,7 @@ def busiest_routes(limit: Limit = 10) -> list[Row]:
 # The routes below cache values. ``no-store`` keeps their responses out of the plugin's hands: once is enough.
 
 
-def no_store(response: Response) -> None:
+async def no_store(response: Response) -> None:  # were it no coroutine, every request would need a thread
     response.headers["Cache-Control"] = "no-store"
 
 

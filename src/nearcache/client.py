@@ -125,6 +125,7 @@ class Client:
             now=self.clock.monotonic,
         )
         self.near.on_revoked = self.flights.detach
+        self.breaker.on_failed = self.near.in_trouble
         self.holder = Holder(self._prefix, self.clock.monotonic)
         self._memory: MemoryLink | None = None
         if endpoint.kind == "memory":
@@ -348,7 +349,7 @@ class Client:
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
-        self.near.back = self.near.now() if error is None else inf
+        self.near.trouble = self.near.now() if error is None else inf
         where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
         if error is None:
             self._server = lane.server

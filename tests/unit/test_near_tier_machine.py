@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nearcache.codec import Codec
 from nearcache.core.clock import Clock
-from nearcache.core.effects import Plan, Send, Spawn, Wait
+from nearcache.core.effects import Lead, Plan, Send, Spawn, Wait
 from nearcache.core.flights import Flights
 from nearcache.core.found import Found, judge
 from nearcache.core.keys import Namespace
@@ -79,6 +79,8 @@ class Task:
         unheard: when the values were written that a write made invalid without writing them itself.
         meant: of a write, the keys of the values that it wanted to end, or the tag.
         began: the server's last change before.
+        waiting: for a flight, with or without patience.
+        behind: it reads for another one.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Task:
         self.began = began
         self.seen: dict[bytes, int] = {}
         self.unheard: dict[bytes, int] = {}
+        self.waiting: Wait | None = None
+        self.behind = False
 
 
 class Server(MemoryStore):
@@ -208,8 +212,11 @@ class Machine(RuleBasedStateMachine):
     def resume(self, task: Task, how: Callable[[Any], Any], value: Any) -> None:
         try:
             effect = how(value)
-            while isinstance(effect, Spawn):
-                self.start(task.connection, effect.plan, [])
+            while isinstance(effect, Spawn | Lead):
+                if isinstance(effect, Spawn):
+                    self.start(task.connection, effect.plan, [])
+                else:
+                    self.start_behind(task, effect.plan)
                 effect = task.plan.send(None)
         except StopIteration as stop:
             self.running.remove(task)
@@ -220,14 +227,36 @@ class Machine(RuleBasedStateMachine):
             self.failed(task)
             return
         if isinstance(effect, Wait):
-            effect.flight.when_landed(lambda: self.resume(task, task.plan.send, None))
+            task.waiting = effect
+            effect.flight.when_landed(lambda: self.stop_waiting(task, effect))
             return
         single = isinstance(effect, tuple) and not isinstance(effect, Send)
         commands = [effect] if single else effect.commands if isinstance(effect, Send) else effect
         batch = Batch(task, commands, effect.hook if isinstance(effect, Send) else None, single)
         task.connection.outbox.extend((batch, command) for command in commands)
 
+    def start_behind(self, task: Task, plan: Plan[Any]) -> None:
+        """A read that another one waits for, perhaps not to its end."""
+        behind = Task(plan, task.connection, self.floor, None, self.server.changes)
+        behind.behind, behind.seen = True, task.seen
+        self.running.append(behind)
+        self.resume(behind, plan.send, None)
+
+    def stop_waiting(self, task: Task, effect: Wait) -> None:
+        if task.waiting is effect:
+            task.waiting = None
+            self.resume(task, task.plan.send, None)
+
+    @rule()
+    def lose_patience(self) -> None:
+        """Whoever waits with patience for a slow server takes what is there."""
+        for task in list(self.running):
+            if task.reads and task.waiting is not None and task.waiting.flight.key == b"~read":
+                self.stop_waiting(task, task.waiting)
+
     def finished(self, task: Task, result: Any) -> None:
+        if task.behind:
+            return
         if task.reads:
             for key, found in result.items():
                 if not found.rescued:

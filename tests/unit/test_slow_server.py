@@ -11,6 +11,7 @@ import pytest
 
 from nearcache import AsyncCache, Cache, Settings, current_load
 from nearcache.client import Client
+from nearcache.errors import CommandTimeout, ConnectionFailed
 from nearcache.testing import FakeClock, Faults
 from nearcache.transport.endpoint import parse_url
 
@@ -178,7 +179,7 @@ async def test_after_a_connection_came_back_an_unheard_change_is_soon_seen(
     faults.drop_pushes()
     await other.set("key", "new")
     faults.disconnect()
-    async_cache._core.tier.back = fake_clock.monotonic()  # memory:// comes back at once, and nobody is told
+    async_cache._core.tier.trouble = fake_clock.monotonic()  # memory:// comes back at once, and nobody is told
     fake_clock.advance(seconds)
     faults.delay(0.5)
     reading = asyncio.create_task(async_cache.get("key"))
@@ -190,6 +191,20 @@ async def test_after_a_connection_came_back_an_unheard_change_is_soon_seen(
     assert await reading == answer
     await settle()
     assert await async_cache.get("key") == "new"
+
+
+async def test_as_long_as_commands_fail_it_stands_in(
+    fake_clock: FakeClock, async_cache: AsyncCache, other: AsyncCache, faults: Faults
+) -> None:
+    await async_cache.set("key", "value")
+    faults.disconnect()
+    fake_clock.advance(100)
+    faults.fail(CommandTimeout, times=1)
+    assert not await async_cache.exists("another")
+    fake_clock.advance(0.9)
+    faults.delay(0.5)
+    reading = asyncio.create_task(async_cache.get("key"))
+    assert await after_soft_timeout(fake_clock, reading) == "value"
 
 
 # -- a server that is away
@@ -315,3 +330,22 @@ async def test_not_without_a_near_tier(memory_settings: Settings) -> None:
     with Faults(cache) as faults:
         faults.fail()
         assert [await cache.get_or_set("key", load) for _ in range(2)] == ["one", "two"]
+
+
+async def test_a_server_that_did_not_answer_in_time_is_asked_once_per_call(
+    fake_clock: FakeClock, async_cache: AsyncCache, faults: Faults
+) -> None:
+    """Its deadline is waited for once: the load needs no lease then, and what it gives is kept in this process."""
+    asked: list[str] = []
+    faults.fail(CommandTimeout, match=lambda command: not asked.append(str(command[0])))  # type: ignore[func-returns-value]
+    assert await async_cache.get_or_set("key", Loads("one")) == "one"
+    assert asked == ["GET", "PTTL", "EVAL"], "the value, and the namespace's version"
+    assert await async_cache.get_or_set("key", Loads("two")) == "one"
+
+
+async def test_one_whose_connection_was_lost_is(async_cache: AsyncCache, faults: Faults) -> None:
+    """That costs no time, and other processes may have one."""
+    asked: list[str] = []
+    faults.fail(ConnectionFailed, match=lambda command: not asked.append(str(command[0])))  # type: ignore[func-returns-value]
+    assert await async_cache.get_or_set("key", Loads("one")) == "one"
+    assert asked[3:], "a lease"

@@ -17,9 +17,10 @@ class Breaker:
 
     Attributes:
         closed: whether all pass; read on every operation.
+        on_failed: called after every failure.
     """
 
-    __slots__ = ("_clock", "_failed", "_failures", "_reset", "_until", "closed")
+    __slots__ = ("_clock", "_failed", "_failures", "_reset", "_until", "closed", "on_failed")
 
     def __init__(self, failures: int, reset: float, clock: Callable[[], float]) -> None:
         self._failures = failures
@@ -28,6 +29,7 @@ class Breaker:
         self._failed = 0
         self._until = 0.0
         self.closed = True
+        self.on_failed: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> str:
@@ -60,3 +62,4 @@ class Breaker:
         if self._failed >= self._failures:
             self.closed = False
             self._until = self._clock() + self._reset
+        self.on_failed()

@@ -18,7 +18,7 @@ from .ttl import milliseconds
 from .writes import Storing, tags_of
 
 if TYPE_CHECKING:
-    from .loads import Job
+    from .jobs import Job
 
 __all__ = ["Fill"]
 

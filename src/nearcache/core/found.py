@@ -69,6 +69,7 @@ class Found(NamedTuple):
         soft: one of its tags was expired.
         tier: ``near`` or ``server``.
         rescued: the server failed, and this is all there is.
+        timed_out: it did so by not answering in time.
     """
 
     miss: Miss | None
@@ -79,6 +80,7 @@ class Found(NamedTuple):
     soft: bool = False
     tier: str = "server"
     rescued: bool = False
+    timed_out: bool = False
 
     @property
     def fresh(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import CodecError, InvalidArgument, ServerError
 from ..sentinels import ABSENT, Miss
@@ -22,6 +22,7 @@ from .effects import Lead, Link, Load, Outcome, Plan, Sleep, Wait
 from .fills import Fill
 from .flights import Flight
 from .found import NOTHING, Found
+from .jobs import Job, one, several
 from .keys import Namespace
 from .leases import Elected, Holder, elect
 from .parts import Parts
@@ -29,32 +30,11 @@ from .policy import Policy
 from .reads import Reads
 from .writes import Item, Writes
 
-__all__ = ["Job", "Loads"]
+__all__ = ["Loads"]
 
 _POLL = 0.5  # seconds a waiter sleeps at most before it looks whether the holder lives
 _POLL_UNTRACKED = 0.05  # the same, where the server tells nobody of changes
 _LEASE_MARGIN_MS = 1000  # a lease outlives its load's limit by this
-
-
-class Job(NamedTuple):
-    """What is to be loaded.
-
-    Attributes:
-        names: the caller's keys by stored key.
-        call: makes the call of the loader, for the caller's keys that are missing.
-        values: which value of what the loader returned is whose, by stored key.
-        seen: what the read before found.
-        type: what the caller wants the values to be; what is no such thing is as good as nothing.
-        forced: load even if there is a fresh value by now.
-    """
-
-    names: Mapping[bytes, str]
-    call: Callable[[list[str]], Any]
-    values: Callable[[list[bytes], Any], Mapping[bytes, Any]]
-    policy: Policy
-    seen: Mapping[bytes, Found]
-    type: Any
-    forced: bool = False
 
 
 class Loads:
@@ -81,7 +61,7 @@ class Loads:
     ) -> Plan[Outcome]:
         """The value, or what the loader raised."""
         found = (yield from self._reads.look(link, site, {name: key}, near, loads=True))[key]
-        job = _one(name, key, loader, policy, found, type)
+        job = one(name, key, loader, policy, found, type)
         if _serves(found):
             value = self._reads.value(found, key, type)
             if value.__class__ is not Miss:
@@ -113,10 +93,10 @@ class Loads:
             else:
                 values[name] = value
         fresh = {keys[name]: name for name in values}
-        yield from self._renew_due(link, site, _several(fresh, loader, policy, found, type))
+        yield from self._renew_due(link, site, several(fresh, loader, policy, found, type))
         if missing:
             seen = {key: self._readable(found[key], type) for key in missing}
-            job = _several(missing, loader, policy, seen, type)
+            job = several(missing, loader, policy, seen, type)
             outcomes = yield from self._load_or_join(link, site, job)
             for key, outcome in outcomes.items():
                 if outcome.error is not None:
@@ -142,7 +122,7 @@ class Loads:
             found = self._parts.failed(error, NOTHING)
 
         self._parts.flights.supersede(key)
-        job = _one(name, key, loader, policy, found, type)._replace(forced=True)
+        job = one(name, key, loader, policy, found, type)._replace(forced=True)
         return (yield from self._load_or_join(link, site, job))[key]
 
     def replace(
@@ -170,7 +150,7 @@ class Loads:
                 if not outdated(value := self._parts.codec.load(found.payload, found.envelope is None)):
                     return Outcome(value)
                 found = found._replace(soft=True)  # valid, and to be replaced
-        job = _one(name, key, loader, policy, found, None)
+        job = one(name, key, loader, policy, found, None)
         return (yield from self._load_or_join(link, site, job))[key]
 
     def write_through(
@@ -303,6 +283,9 @@ class Loads:
                 }
                 # Who has nothing to serve meanwhile need not wait for the time after which to try again.
                 takes = {key: parts.remote.RETRY for key, found in seen.items() if job.forced or found.miss is not None}
+                if any(found.timed_out for found in seen.values()):  # asking again would cost as much again
+                    yield from fill.load(seen, leased=False)
+                    return
                 try:
                     elected, fill.known = yield from elect(
                         parts, self._holder, link, site, names, identities, takes | dead, tags, fill.token, lease_ms
@@ -371,30 +354,8 @@ class Loads:
             return {}  # the next election says so
 
 
-def _one(name: str, key: bytes, loader: Callable[[], Any], policy: Policy, found: Found, type: Any) -> Job:
-    return Job({key: name}, lambda _: loader(), lambda _, loaded: {key: loaded}, policy, {key: found}, type)
-
-
-def _several(
-    names: Mapping[bytes, str],
-    loader: Callable[[list[str]], Any],
-    policy: Policy,
-    seen: Mapping[bytes, Found],
-    type: Any,
-) -> Job:
-    return Job(names, loader, lambda asked, loaded: _by_stored_key(asked, names, loaded), policy, seen, type)
-
-
 def _serves(found: Found) -> bool:
     """Whether what was found answers without a load: fresh, or what would be if the server could be asked."""
     if found.fresh:
         return True
     return found.rescued and found.miss is None and (found.remaining_ms is None or found.remaining_ms > 0)
-
-
-def _by_stored_key(asked: list[bytes], names: Mapping[bytes, str], loaded: Any) -> dict[bytes, Any]:
-    if not isinstance(loaded, Mapping):
-        raise InvalidArgument(
-            f"the loader of get_or_set_many returns a mapping from key to value, not {type(loaded).__name__}"
-        )
-    return {key: loaded[names[key]] for key in asked if names[key] in loaded}

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ServerError
+from ..errors import CommandTimeout, ServerError
 from ..sentinels import ABSENT, Miss
 from .effects import Command, Lead, Link, Plan, Send, Wait
 from .flights import Flight
@@ -128,14 +128,16 @@ class Reads:
         parts = self._parts
         copies = near and not parts.strict and link.track_all
         soon = copies and all(parts.near.left_over(key, loads=loads, slow=True) for key in asked.values())
+        timed_out = False
         try:
             found = yield from (self._find_soon if soon else self.find)(link, site, asked)
         except ServerError as error:
             found = parts.failed(error, None)
+            timed_out = isinstance(error, CommandTimeout)
         if found is not None:
             return found
         rescued = {key: parts.near.left_over(key, loads=loads) or NOTHING for key in asked.values()}
-        return {key: found._replace(rescued=True) for key, found in rescued.items()}
+        return {key: found._replace(rescued=True, timed_out=timed_out) for key, found in rescued.items()}
 
     def _find_soon(self, link: Link, site: Namespace, keys: Mapping[str, bytes]) -> Plan[dict[bytes, Found] | None]:
         """``find``, or None when that takes longer than the soft timeout: it goes on behind.

@@ -162,7 +162,7 @@ class HTTPCacheMiddleware:
         if not self._uncached:
             return False
         count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
-        return count >= _HOPEFUL and self._now() < until
+        return count >= _HOPEFUL and (self._now() < until or self.http_cache.is_in_trouble())
 
     def was_stored(self, key: str) -> bool:
         """Whether the last response for a URL could be."""

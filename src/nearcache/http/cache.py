@@ -137,6 +137,10 @@ class HTTPCache:
             self._clock = self._core.client.link().clock
         return value
 
+    def is_in_trouble(self) -> bool:
+        """Whether a look at the server may take long: it does not answer, or has not a moment ago."""
+        return bool(self._core.flights.late) or self._core.tier.troubled
+
     def is_loading(self, key: str) -> bool:
         """Whether this process is asking the application for it."""
         core = self._core

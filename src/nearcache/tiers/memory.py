@@ -50,7 +50,7 @@ __all__ = ["NearTier"]
 
 _COUNTERS_PER_ENTRY: Final = 2  # how many counters may be known per near entry before unused ones are forgotten
 _MOST_HOMES: Final = 16  # dictionaries' places an entry is found at: nobody counts their bytes
-_DOUBTFUL: Final = 1.0  # seconds
+_TROUBLED: Final = 1.0  # seconds for which one trouble counts
 _JUST_LEARNT: Final = 100  # counters that are not: values are about to be judged by them
 
 
@@ -65,7 +65,7 @@ class NearTier:
         now: seconds, monotonic.
 
     Attributes:
-        back: when a connection last came up; ``inf`` while one is down.
+        trouble: when a connection last came up or a command failed; ``inf`` while a connection is down.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class NearTier:
         self._least: dict[bytes, float] = {}
         # What was loaded while no server could be asked has this in place of what a connection knows.
         self.unheard: dict[bytes, tuple[int, int]] = {}
-        self.back = -inf
+        self.trouble = -inf
         self._links: list[Link] = []
 
     def __len__(self) -> int:
@@ -121,15 +121,14 @@ class NearTier:
 
         Args:
             loads: also what was loaded meanwhile.
-            slow: the server can be asked, and takes its time: nothing that nobody has vouched for since a second
-                after the last connection came back.
+            slow: the server takes its time. What nobody vouches for any more is good enough only in trouble.
         """
         entry = self._entries.get(key)
         now = self.now()
         if entry is None or now >= entry.dead_until:
             return None
         valid = entry.validity()
-        if isinstance(valid, Miss) or (slow and isinstance(valid, list) and now >= self.back + _DOUBTFUL):
+        if isinstance(valid, Miss) or (slow and isinstance(valid, list) and not self.troubled):
             return None
         if not entry.heard:
             return self._found(entry, now, soft=False) if loads and entry.known is self.unheard else None
@@ -225,9 +224,7 @@ class NearTier:
     def keep_unheard(self, unheard: object, key: bytes, site: Namespace, name: str, found: Found, sent: float) -> None:
         """Keep what was loaded while no server could be asked: for loads, until one can.
 
-        Args:
-            unheard: the tier's from before the load: has anything been invalidated since?
-            sent: when the load began.
+        ``unheard`` is the tier's, and ``sent`` the time, from before the load.
         """
         with self._lock:
             if unheard is self.unheard and self.keeps:
@@ -301,6 +298,15 @@ class NearTier:
             self._watches.clear()
         for watch in fired:
             watch.fire()
+
+    def in_trouble(self) -> None:
+        """A command was not answered in time."""
+        self.trouble = max(self.trouble, self.now())
+
+    @property
+    def troubled(self) -> bool:
+        """Whether there is trouble, or was until less than a second ago."""
+        return self.now() < self.trouble + _TROUBLED
 
     def attach(self, link: Link) -> None:
         """A connection of the client: what is pushed on any of them holds for all."""
