@@ -56,7 +56,7 @@ class Credentials:
         self._patience = _SHARE * timeout
         self._ask = None if source is None else check_source(source)
         self._lock = threading.Lock()
-        self._call: Future[Endpoint] | None = None
+        self._call: Future[Endpoint | BaseException] | None = None
 
     @property
     def change(self) -> bool:
@@ -94,7 +94,7 @@ class Credentials:
         self._lock = threading.Lock()
         self._call = None
 
-    def _under_way(self, ask: Callable[[], Any]) -> Future[Endpoint]:
+    def _under_way(self, ask: Callable[[], Any]) -> Future[Endpoint | BaseException]:
         with self._lock:
             if self._call is None:
                 self._call = Future()
@@ -103,23 +103,23 @@ class Credentials:
                 threading.Thread(target=self._run, args=(ask, self._call), name=name, daemon=True).start()
             return self._call
 
-    def _run(self, ask: Callable[[], Any], call: Future[Endpoint]) -> None:
+    def _run(self, ask: Callable[[], Any], call: Future[Endpoint | BaseException]) -> None:
         try:
             given = ask()
             call.set_result(self._with(asyncio.run(_wait_for(given)) if inspect.isawaitable(given) else given))
         except BaseException as error:  # noqa: BLE001  # those who wait have to hear of it, whatever it is
-            call.set_exception(error)
+            call.set_result(error)  # not as an exception: whoever left early would have asyncio complain of it
 
-    def _result(self, call: Future[Endpoint]) -> Endpoint:
+    def _result(self, call: Future[Endpoint | BaseException]) -> Endpoint:
         if not call.done():
             raise self._late()
         with self._lock:
             if self._call is call:
                 self._call = None
-        error = call.exception()
-        if error is not None:
-            raise _failure(error) from error
-        return call.result()
+        outcome = call.result()
+        if isinstance(outcome, BaseException):
+            raise _failure(outcome) from outcome
+        return outcome
 
     def _with(self, given: Any) -> Endpoint:
         words = (given,) if isinstance(given, str) else given
