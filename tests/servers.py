@@ -65,6 +65,8 @@ class ValkeyServer:
         tcp: False leaves only the unix socket.
     """
 
+    binary = str(get_binary_path())
+
     def __init__(self, *config: str, password: str | None = None, tcp: bool = True) -> None:
         self.host = "127.0.0.1"
         self.port = _free_port() if tcp else 0
@@ -100,7 +102,7 @@ class ValkeyServer:
         """Start it and wait until it answers; after ``kill`` or ``stop`` again on the same port."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(get_binary_path()), *self._arguments()],
+                [self.binary, *self._arguments()],
                 stdout=log,
                 stderr=log,
             )

@@ -48,6 +48,7 @@ def make_driver(
             "ssl_ca_certs": endpoint.ssl_ca_certs,
             "ssl_certfile": endpoint.ssl_certfile,
             "ssl_keyfile": endpoint.ssl_keyfile,
+            "ssl_password": "",  # without one OpenSSL asks whoever sits at the terminal
             "ssl_check_hostname": endpoint.ssl_check_hostname,
         }
     if endpoint.kind == "cluster":

@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import CommandRefused, ConfigurationError, ConnectionFailed
+from ..errors import CommandRefused, ConnectionFailed
 
 if TYPE_CHECKING:
-    import ssl
-
     from .endpoint import Endpoint
 
-__all__ = ["Conversation", "Greeting", "local_clock", "refusal_of", "shake_hands", "tls_context"]
+__all__ = ["Conversation", "Greeting", "local_clock", "refusal_of", "shake_hands"]
 
 T = TypeVar("T")
 
@@ -156,21 +154,3 @@ def _refused_by_primary(text: str) -> CommandRefused:
     if text.startswith("READONLY"):
         raise ConnectionFailed("it is not the primary any more: READONLY")
     return CommandRefused(text)
-
-
-def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    """Certificates and host name are checked unless the URL says otherwise.
-
-    Raises:
-        ConfigurationError: a certificate or key cannot be read.
-    """
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=endpoint.ssl_ca_certs)
-        if endpoint.ssl_certfile:
-            context.load_cert_chain(endpoint.ssl_certfile, endpoint.ssl_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"TLS for {endpoint.address}: {error}") from error
-    context.check_hostname = endpoint.ssl_check_hostname
-    return context

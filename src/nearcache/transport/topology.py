@@ -88,6 +88,7 @@ class Topology:
             wire = await open_wire(
                 endpoint,
                 command_timeout=self._command_timeout,
+                connect_timeout=self._connect_timeout,
                 client_name=self._client_name,
                 kill=kill
                 if _is_same_server(endpoint, last)
