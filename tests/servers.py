@@ -69,7 +69,7 @@ class ValkeyServer:
 
     def __init__(self, *config: str, password: str | None = None, tcp: bool = True) -> None:
         self.host = "127.0.0.1"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self.password = password
         self.directory = Path(tempfile.mkdtemp(prefix="nc-test-"))  # short: a socket's path is limited
         self.socket_path = str(self.directory / "s")
@@ -316,7 +316,7 @@ class ClusterServers:
         auth = ("--masterauth", password) if password else ()
         self.servers = [
             ValkeyServer(
-                *("--cluster-enabled", "yes", "--cluster-port", str(_free_port())),
+                *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
                 *("--cluster-node-timeout", str(node_timeout)),
                 *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
                 *("--cluster-require-full-coverage", "no", "--cluster-migration-barrier", "9", *auth),
@@ -408,7 +408,8 @@ def _config(server: ValkeyServer, name: str) -> str:
     return str(server.command("CONFIG", "GET", name)[1].decode())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

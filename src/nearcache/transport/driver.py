@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .tls import tls_context
+
 if TYPE_CHECKING:
     import redis.asyncio
 
@@ -43,12 +45,12 @@ def make_driver(
     if endpoint.kind == "unix":
         return redis.asyncio.Redis(unix_socket_path=endpoint.path, **arguments)
     if endpoint.tls:
+        tls_context(endpoint)  # raises here where redis-py would ask the terminal for a passphrase
         arguments |= {
             "ssl": True,
             "ssl_ca_certs": endpoint.ssl_ca_certs,
             "ssl_certfile": endpoint.ssl_certfile,
             "ssl_keyfile": endpoint.ssl_keyfile,
-            "ssl_password": "",  # without one OpenSSL asks whoever sits at the terminal
             "ssl_check_hostname": endpoint.ssl_check_hostname,
         }
     if endpoint.kind == "cluster":

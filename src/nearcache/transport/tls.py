@@ -19,7 +19,7 @@ __all__ = ["explained", "tls_context"]
 _ADVICE = (
     (
         "not valid for",
-        "the certificate must be for the name or address in the URL, or that sentinels or nodes announce",
+        "it must be for the name or address in the URL, or that sentinels or nodes announce",
     ),
     ("certificate has expired", "the server needs a new one"),
     ("certificate verify failed", "ssl_ca_certs in the URL names the file of the authorities to trust"),
