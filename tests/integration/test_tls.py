@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -86,6 +87,9 @@ def last_error() -> str:
     return manager.get_connection_status("cache").last_error or ""
 
 
+# Without a word of why when the server, which has closed, is sent more: that overtakes what it said.
+ASKS = "the server (asks|may ask) for a client certificate: ssl_certfile and ssl_keyfile in the URL"
+
 BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
 TOPOLOGIES = pytest.mark.parametrize("topology", ["standalone", "sentinel", "cluster"])
 
@@ -137,7 +141,7 @@ async def test_client_certificates_in_every_topology(topology: str, kind: str, p
         await works(shell)
         await manager.disconnect_all()
         await shell_at(place.url("localhost", papers.query()), kind)
-        assert "the server asks for a client certificate: ssl_certfile and ssl_keyfile" in last_error()
+        assert re.search(ASKS, last_error())
 
 
 @BOTH
@@ -217,13 +221,13 @@ async def test_names_unchecked_is_not_certificates_unchecked(kind: str, papers: 
 @BOTH
 async def test_a_client_that_the_server_does_not_trust(kind: str, papers: Papers, closed_server: TlsServer) -> None:
     await shell_at(f"rediss://localhost:{closed_server.port}{papers.query(papers.stranger)}", kind)
-    assert "the authority of the client certificate, ssl_certfile, is none that the server trusts" in last_error()
+    assert re.search("the server (does not|may not) trust .*ssl_certfile", last_error())
 
 
 @on_both_loops
 async def test_loops_hear_why_they_are_turned_away(papers: Papers, closed_server: TlsServer) -> None:
     endpoint = parse_url(f"rediss://localhost:{closed_server.port}{papers.query()}", variable="url")
-    with pytest.raises(Exception, match="the server asks for a client certificate"):
+    with pytest.raises(Exception, match=ASKS):
         await open_wire(endpoint, command_timeout=5.0, client_name="test")
 
 

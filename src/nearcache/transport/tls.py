@@ -24,7 +24,7 @@ _ADVICE = (
     ("certificate has expired", "the server needs a new one"),
     ("certificate verify failed", "ssl_ca_certs in the URL names the file of the authorities to trust"),
     ("alert certificate required", "the server asks for a client certificate: ssl_certfile and ssl_keyfile in the URL"),
-    ("alert unknown ca", "the authority of the client certificate, ssl_certfile, is none that the server trusts"),
+    ("alert unknown ca", "the server does not trust the authority of the client certificate, ssl_certfile"),
     ("alert certificate expired", "the client certificate, ssl_certfile, has expired"),
     (
         "handshake operation timed out",
@@ -33,6 +33,7 @@ _ADVICE = (
     ("handshake is taking longer", "does the server speak TLS on that port? Without it the URL begins with redis://"),
 )
 _CLIENT = "the server may ask for a client certificate: ssl_certfile and ssl_keyfile in the URL"
+_UNTRUSTED = "the server may not trust the client certificate, ssl_certfile"
 _PLAIN = "before it had answered; if it speaks TLS on that port, the URL begins with rediss://"
 
 
@@ -74,5 +75,6 @@ def explained(endpoint: Endpoint, error: Exception) -> Exception:
         return ConnectionFailed(f"{said}, {_PLAIN}") if lost and endpoint.kind == "tcp" else error
     if isinstance(error, ssl.SSLCertVerificationError):
         said = f"certificate verify failed: {error.verify_message.rstrip('.')}"
-    advice = next((advice for text, advice in _ADVICE if text in said), _CLIENT if lost else None)
+    client = _UNTRUSTED if endpoint.ssl_certfile else _CLIENT  # a server that hangs up may drop its own last words
+    advice = next((advice for text, advice in _ADVICE if text in said), client if lost else None)
     return ConnectionFailed(f"TLS: {said}; {advice}") if advice else error
