@@ -29,6 +29,7 @@ from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
+from .transport.rights import Denials
 from .transport.thread_lane import ThreadLane
 from .transport.topology import Topology
 
@@ -102,6 +103,7 @@ class Client:
             store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)
             self._memory = MemoryLink(store, self.near, track_all=settings.near_enabled)
             self.near.attach(self._memory)
+        self.denials = Denials(self.clock.monotonic, self._lacks)
         self.topology = Topology(
             endpoint,
             command_timeout=settings.command_timeout,
@@ -109,6 +111,7 @@ class Client:
             client_name=f"nearcache-{name}",
             track_all=self._track_all,
             credentials=credentials,
+            note=self.denials.note,
         )
         self._recovering = Recovering(self, lambda: (self._thread_lane, self._lanes))
         self.replay = self._recovering.replay
@@ -316,6 +319,9 @@ class Client:
             owed=len(self.replay.recovery.owed),
             forgotten=self.replay.recovery.forgotten,
         )
+
+    def _lacks(self, right: str) -> None:
+        _log.warning("%s client: %s: the server's user lacks %s", self.name, self.topology.address, right)
 
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""

@@ -227,6 +227,11 @@ class MultiRedisConnectionManager:
                 for client in clients
                 if (owed := client.status().owed)
             )
+            + tuple(
+                f"{client.name}: the server's user lacks {right}"
+                for client in clients
+                for right in client.denials.missing()
+            )
         )
         return Health("degraded" if reasons else "up", reasons)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConnectionFailed
@@ -29,6 +30,7 @@ async def open_wire(
     client_name: str,
     kill: int | None = None,
     track_all: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> Wire:
     """Connect to ``endpoint`` and return a wire that is ready for commands.
 
@@ -39,13 +41,14 @@ async def open_wire(
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
         track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
+        note: shown the text of each error that the server answers, for the life of the wire.
 
     Raises:
         ConnectionFailed: the server refused: wrong password, no such database; or its certificate was refused.
         OSError: no way to the server.
     """
     try:
-        wire = await connect(endpoint, command_timeout, connect_timeout)
+        wire = await connect(endpoint, command_timeout, connect_timeout, note)
         try:
             greeting = await converse(wire, shake_hands(endpoint, client_name, kill, track_all=track_all))
         except BaseException:
@@ -60,10 +63,15 @@ async def open_wire(
     return wire
 
 
-async def connect(endpoint: Endpoint, command_timeout: float, connect_timeout: float | None = None) -> Wire:
+async def connect(
+    endpoint: Endpoint,
+    command_timeout: float,
+    connect_timeout: float | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Wire:
     """A bare wire, before the handshake."""
     loop = asyncio.get_running_loop()
-    wire = Wire(loop, command_timeout, refusal_of(endpoint))
+    wire = Wire(loop, command_timeout, refusal_of(endpoint, note))
     if endpoint.kind == "unix":
         await loop.create_unix_connection(lambda: wire, endpoint.path)
         return wire

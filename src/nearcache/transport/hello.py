@@ -26,7 +26,7 @@ Conversation = Generator[list[Command], list[Any], T]
 """Yields commands to send back to back, is resumed with their replies."""
 
 _TOKEN = secrets.token_hex(4)  # with the process's id, its connections' names are nobody else's
-_CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH", "NOPERM"])
+_CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH"])
 
 
 class Greeting(NamedTuple):
@@ -89,6 +89,8 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     if isinstance(first, CommandRefused) and (endpoint.db or _code(first) != "NOPERM"):
         if _code(first) in _CREDENTIALS:
             raise ConnectionFailed(f"the server refused the credentials: {_code(first)}")
+        if _code(first) == "NOPERM":
+            raise ConnectionFailed(f"database {endpoint.db}: the user lacks +select")
         raise ConnectionFailed(f"database {endpoint.db}: {first}")
     if kill is not None:
         yield from _kill(kill, name)
@@ -141,16 +143,22 @@ def _code(error: CommandRefused) -> str:
     return str(error).split(" ", 1)[0]
 
 
-def refusal_of(endpoint: Endpoint) -> Callable[[str], CommandRefused]:
+def refusal_of(endpoint: Endpoint, note: Callable[[str], None] | None = None) -> Callable[[str], CommandRefused]:
     """What makes an exception of an error that the server answers.
 
     Where a primary is asked for, a server that refuses writes is not to be used any more: then it raises
     ``ConnectionFailed``, which ends the connection.
+
+    Args:
+        endpoint: with a ``service`` it has to be a primary.
+        note: shown the text of each error.
     """
-    return _refused_by_primary if endpoint.service else CommandRefused
 
+    def refused(text: str) -> CommandRefused:
+        if note is not None:
+            note(text)
+        if endpoint.service and text.startswith("READONLY"):
+            raise ConnectionFailed("it is not the primary any more: READONLY")
+        return CommandRefused(text)
 
-def _refused_by_primary(text: str) -> CommandRefused:
-    if text.startswith("READONLY"):
-        raise ConnectionFailed("it is not the primary any more: READONLY")
-    return CommandRefused(text)
+    return refused

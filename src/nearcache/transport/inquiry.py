@@ -77,9 +77,12 @@ def _ask(node: Endpoint, question: Command) -> Conversation[Any]:
     (answer,) = yield [question]
     if isinstance(answer, CommandRefused) and _code(answer) in _LOCKED and node.password:
         user = (node.username,) if node.username else ()
-        _, answer = yield [("AUTH", *user, node.password), question]
+        login, answer = yield [("AUTH", *user, node.password), question]
+        if isinstance(login, CommandRefused):
+            raise ConnectionFailed(f"the credentials were refused: {_code(login)}")
     if isinstance(answer, CommandRefused):
-        raise ConnectionFailed(_code(answer))
+        lacks = f", the user lacks +{question[0]}|{question[1]}".lower() if _code(answer) == "NOPERM" else ""
+        raise ConnectionFailed(f"{_code(answer)}{lacks}")
     return answer
 
 

@@ -291,6 +291,7 @@ def open_thread_wire(
     client_name: str,
     kill: int | None = None,
     track_all: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> ThreadWire:
     """Connect to ``endpoint`` and return a connection that is ready for commands; as ``handshake.open_wire``.
 
@@ -298,7 +299,7 @@ def open_thread_wire(
         ConnectionFailed: no way to the server, or it refused.
     """
     try:
-        wire = ThreadWire(open_socket(endpoint, connect_timeout), listener, refusal_of(endpoint))
+        wire = ThreadWire(open_socket(endpoint, connect_timeout), listener, refusal_of(endpoint, note))
         try:
             wire.set_timeout(connect_timeout)
             greeting = wire.talk(shake_hands(endpoint, client_name, kill, track_all=track_all))

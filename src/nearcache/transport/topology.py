@@ -42,6 +42,7 @@ class Topology:
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         track_all: track every key that is read.
         credentials: asked for user name and password before each connection; None: the endpoint's.
+        note: shown the text of each error that the server answers.
 
     Attributes:
         at: where the latest connection went; ``endpoint`` before the first.
@@ -56,6 +57,7 @@ class Topology:
         client_name: str,
         track_all: bool,
         credentials: CredentialSource | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.at = replace(endpoint, db=0) if endpoint.kind == "cluster" else endpoint
         self._endpoint = endpoint
@@ -63,6 +65,7 @@ class Topology:
         self._connect_timeout = connect_timeout
         self._client_name = client_name
         self._track_all = track_all
+        self._note = note
         self._credentials = Credentials(endpoint, credentials, connect_timeout)
         self._sentinels = Sentinels(endpoint, connect_timeout) if endpoint.kind == "sentinel" else None
         self._embedded: EmbeddedServer | None = None
@@ -94,6 +97,7 @@ class Topology:
                 if _is_same_server(endpoint, last)
                 else None,  # another one numbers its connections for itself
                 track_all=self._track_all,
+                note=self._note,
             )
             last = endpoint
             self._arrived(endpoint)
@@ -117,6 +121,7 @@ class Topology:
                 client_name=self._client_name,
                 kill=kill if _is_same_server(endpoint, last) else None,
                 track_all=self._track_all,
+                note=self._note,
             )
             last = endpoint
             self._arrived(endpoint)
