@@ -81,7 +81,7 @@ def _ask(node: Endpoint, question: Command) -> Conversation[Any]:
         if isinstance(login, CommandRefused):
             raise ConnectionFailed(f"the credentials were refused: {_code(login)}")
     if isinstance(answer, CommandRefused):
-        lacks = f", the user lacks +{question[0]}|{question[1]}".lower() if _code(answer) == "NOPERM" else ""
+        lacks = f", the user lacks +{'|'.join(map(str, question[:2])).lower()}" if _code(answer) == "NOPERM" else ""
         raise ConnectionFailed(f"{_code(answer)}{lacks}")
     return answer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import inf
 
 __all__ = ["Denials"]
 
@@ -15,7 +16,7 @@ _REMEMBERED = 60.0  # seconds after the last refusal: rights are given without a
 # What Redis and Valkey of different versions say, of a command and of one inside of a script.
 _DENIED = re.compile(r"(?:NOPERM|ERR ACL failure in script|ERR The user executing the script can't run)")
 _COMMAND = re.compile(r"the '([a-z|]+)' command", re.IGNORECASE)
-_IN_SCRIPT = "one of +get +set +pttl +pexpire +persist +unlink +time, which the scripts run"
+_IN_SCRIPT = "one of +get +getrange +set +pttl +pexpire +persist +unlink +time, which the scripts run"
 _KEYS = "access to keys that begin with the prefix, or with '{' and the prefix"
 
 
@@ -48,4 +49,4 @@ class Denials:
         return [right for right in list(self._missing) if self._is_recent(right)]
 
     def _is_recent(self, right: str) -> bool:
-        return self._now() - self._missing.get(right, -_REMEMBERED) < _REMEMBERED
+        return self._now() - self._missing.get(right, -inf) < _REMEMBERED
