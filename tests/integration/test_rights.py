@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,23 +15,16 @@ from nearcache.transport.handshake import open_wire
 from nearcache.transport.rights import Denials
 from nearcache.transport.slots import slot_of
 
-from ..servers import ClusterServers, SentinelServer, ValkeyServer
+from ..servers import ClusterServers, SentinelServer, ValkeyServer, acl_lines
 from ..tls import system_server
 from .test_faults import Shell
 
 pytestmark = pytest.mark.timeout(120)
 
 manager = get_multi_redis_connection_manager()
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
-def documented(number: int) -> list[str]:
-    """The words of one ACL line of the page."""
-    lines = re.findall(r"^```text\n(ACL SETUSER .*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return list(lines[number].replace("PASSWORD", "secret").split())
-
-
-SERVER, CLUSTER, SENTINEL = map(documented, range(3))
+SERVER, CLUSTER, SENTINEL = acl_lines()
 
 
 def denied(server: ValkeyServer) -> list[str]:
@@ -59,7 +49,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterServers]:
-    with ClusterServers() as servers:
+    with ClusterServers(password="root") as servers:
         yield servers
 
 
@@ -80,7 +70,7 @@ def allow(servers: list[ValkeyServer], line: list[str]) -> None:
 
 
 def url_of(url: str) -> str:
-    return url.replace("://", "://nearcache:secret@")
+    return url.replace(":root@", "").replace("://", "://nearcache:secret@")
 
 
 async def shell_at(url: str, kind: str, *, near: bool = True, strict: bool = True) -> Shell:
@@ -90,7 +80,7 @@ async def shell_at(url: str, kind: str, *, near: bool = True, strict: bool = Tru
     return shell
 
 
-async def kill_predecessor(url: str, near: bool) -> None:
+async def kill_predecessor(url: str) -> None:
     """What a lane does whose connection is not used any more, though the server may not know it yet."""
     endpoint = parse_url(url_of(url).replace("+cluster", "").split(",")[0], variable="url")
     client = manager.client("cache")
@@ -156,7 +146,7 @@ async def test_enough_for_a_server(server: ValkeyServer, kind: str, near: bool) 
     await everything(shell)
     server.command("SET", "{shop:app:held}~lease", "dead.1", "PX", 30_000, db=1)
     assert await shell.get_or_set("held", lambda: "taken over") == "taken over"
-    await kill_predecessor(server.url, near)
+    await kill_predecessor(server.url)
     assert denied(server) == []
     assert manager.health().reasons == ()
 
@@ -166,7 +156,7 @@ async def test_enough_for_a_server(server: ValkeyServer, kind: str, near: bool) 
 async def test_enough_for_a_cluster(cluster: ClusterServers, kind: str, near: bool) -> None:
     allow(cluster.servers, CLUSTER)
     await everything(await shell_at(cluster.url, kind, near=near))
-    await kill_predecessor(cluster.url, near)
+    await kill_predecessor(cluster.url)
     assert [denied(node) for node in cluster.servers] == [[]] * 6
     assert manager.health().reasons == ()
 
@@ -175,21 +165,26 @@ async def test_enough_for_a_cluster(cluster: ClusterServers, kind: str, near: bo
 async def test_enough_for_a_slot_that_moves(cluster: ClusterServers, kind: str) -> None:
     """ASKING."""
     allow(cluster.servers, CLUSTER)
-    shell = await shell_at(cluster.url, kind)
+    shell = await shell_at(cluster.url, kind, near=False)
     assert await shell.set("key", 1) is True
     slot = slot_of("shop:cache:app:key")
     source = cluster.owner(slot)
     target = next(server for server in cluster.primaries if server is not source)
     target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
     source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+    source.command("MIGRATE", target.host, target.port, "shop:cache:app:key", 0, 5000, "AUTH", "root")
     try:
-        source.command("MIGRATE", target.host, target.port, "shop:cache:app:key", 0, 5000)
-        assert await shell.cache.get("key", near=False) == 1 if kind == "async" else True
-        assert await asyncio.to_thread(shell.cache.sync().get, "key", near=False) == 1
+        assert await shell.get("key") == 1
+        for node in cluster.servers:
+            assert denied(node) == []
+            node.command("ACL", "SETUSER", "nearcache", "-asking")
+        with pytest.raises(CommandRefused):
+            await shell.set("key", 2)
+        assert "asking" in denied(target)
+        assert named("+asking")
     finally:
-        cluster.move(slot, target)
-        cluster.move(slot, source)
-    assert [denied(node) for node in cluster.servers] == [[]] * 6
+        for server in (target, source):
+            server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
 @BOTH
@@ -222,7 +217,7 @@ async def test_none_is_idle_on_a_server(server: ValkeyServer, right: str, caplog
     if right == "+exists":
         server.command("SET", "{shop:app:held}~lease", "dead.1", "PX", 300)
         await shell.get_or_set("held", lambda: "taken over")
-    await kill_predecessor(server.url, near=True)
+    await kill_predecessor(server.url)
     assert right[1:] in denied(server)
     assert named(right) or right == "+select"
     assert caplog.text.count(f"the server's user lacks {right}\n") <= 1, "said once"
@@ -238,7 +233,11 @@ async def test_none_is_idle_in_a_cluster(cluster: ClusterServers, right: str) ->
         assert "the user lacks +cluster|slots" in manager.health().reasons[0]
         return
     await everything(shell, tolerant=True)
-    await kill_predecessor(cluster.url, near=True)
+    if right == "+exists":
+        lease = "{shop:cache:app:held}~lease"
+        cluster.owner(slot_of(lease)).command("SET", lease, "dead.1", "PX", 300)
+        await shell.get_or_set("held", lambda: "taken over")
+    await kill_predecessor(cluster.url)
     assert right[1:] in {command for node in cluster.servers for command in denied(node)}
     assert named(right)
 
