@@ -1,8 +1,8 @@
 """``python -m benchmarks capacity``: bytes of the *server* per entry, per tracked key, and per connection.
 
 Each number is what ``used_memory`` of a fresh server grew by, divided by how many there are: 10,000 entries of one
-namespace with a TTL, keys of 24 bytes (``capacity:user:000000000``) and values of random bytes;
-``value alone`` is the same bytes under the same key, put there by SET with PX. Nothing is tracked then. Tracking is counted while 1, 2 and 10
+namespace with a TTL, keys of 24 bytes (``capacity:user:000000000``) and values of random bytes; ``value alone`` is the
+same bytes under the same key, put there by SET with PX. Nothing is tracked then. Tracking is counted while 1, 2 and 10
 connections with ``CLIENT TRACKING`` have read all of them. Connections are idle, after their first commands.
 """
 
