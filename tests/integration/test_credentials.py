@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ import redis.exceptions
 
 from nearcache import (
     AsyncCache,
+    Cache,
     ConfigurationError,
     ConnectionFailed,
     RedisClientType,
@@ -260,6 +263,39 @@ async def test_a_slow_source_holds_up_nobody_and_is_asked_once(one: Locked, kind
     await eventually(lambda: manager.get_connection_status("cache").connected, "a connection")
     assert one.asked == 1, "what came too late for one attempt is there for the next"
     assert await shell.set("key", 1) is True
+
+
+def test_a_forked_child_asks_for_itself(one: Locked) -> None:
+    """The parent's call may be under way: its thread is not the child's."""
+    asked, go = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    def source() -> str:
+        if os.getpid() == parent:
+            asked.set()
+            go.wait(30)
+        return one.password
+
+    manager.use_credentials("cache", source)
+    cache = Cache(60, "app")
+    opening = threading.Thread(target=cache.initialize, args=(settings(one.url),))
+    opening.start()
+    assert asked.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends it, whatever it waits for
+        code = 1
+        try:
+            cache.initialize(settings(one.url))
+            code = 0 if cache.set("key", "child's") else 2
+        finally:
+            os._exit(code)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        go.set()
+        opening.join()
+    assert cache.get("key") == "child's"
 
 
 async def test_a_slow_coroutine_is_cancelled(one: Locked) -> None:

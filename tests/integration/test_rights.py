@@ -187,6 +187,12 @@ async def test_enough_for_a_slot_that_moves(cluster: ClusterServers, kind: str) 
             server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
+async def test_the_driver_of_a_cluster_takes_one_more(cluster: ClusterServers) -> None:
+    allow(cluster.servers, [*CLUSTER, "+command"])
+    await shell_at(cluster.url, "async")
+    assert await manager.get_client().set("shop:mine", 1) is True
+
+
 @BOTH
 async def test_enough_for_sentinels(kind: str) -> None:
     with ValkeyServer() as primary, SentinelServer(primary, password="root") as sentinel:
