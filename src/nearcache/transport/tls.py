@@ -70,7 +70,9 @@ def explained(endpoint: Endpoint, error: Exception) -> Exception:
         error: what came before the server's first answer.
     """
     said = str(error)
-    lost = isinstance(error, ssl.SSLError | ConnectionResetError | BrokenPipeError) or "connection was lost" in said
+    if isinstance(error, ConnectionRefusedError):
+        return error
+    lost = isinstance(error, ssl.SSLError | ConnectionError) or "connection was lost" in said
     if not endpoint.tls:
         return ConnectionFailed(f"{said}, {_PLAIN}") if lost and endpoint.kind == "tcp" else error
     if isinstance(error, ssl.SSLCertVerificationError):
