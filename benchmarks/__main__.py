@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from . import chaos, coherence, eviction, http, invalidation, local, memory, remote, stampede, sync
+from . import capacity, chaos, coherence, eviction, http, invalidation, local, memory, remote, stampede, sync
 
 
 class Result(Protocol):
@@ -55,6 +55,7 @@ BENCHMARKS = {
         add_arguments=eviction.add_arguments,
     ),
     "memory": Benchmark("bytes per entry of the process", memory.run, memory.CHOICES, None, 1),
+    "capacity": Benchmark("bytes of the server per entry, tracked key and connection", capacity.run, {}, None, None),
     "coherence": Benchmark(
         "a checker: no value from the past, whatever fails",
         coherence.run,

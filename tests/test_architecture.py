@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("observability",),
     ("driving",),
     ("recovering",),
+    ("status",),
     ("client",),
     ("connections",),
     ("base",),

@@ -167,6 +167,16 @@ def test_memory_counts_what_entries_cost(tmp_path: Path) -> None:
     assert all(200 < size < 5000 for size in traced.values()), "the values alone are 200 bytes each"
 
 
+def test_capacity_counts_what_the_server_keeps(tmp_path: Path) -> None:
+    cells = _report(tmp_path / "capacity.json", "capacity")["cells"]
+    entries = {cell["size"]: cell for cell in cells if cell["what"] == "entry"}
+    for size, cell in entries.items():
+        assert size < cell["value alone"] < cell["entry"] < cell["entry with a tag"] < size + 500
+    one, *_, ten = [cell["bytes"] for cell in cells if cell["what"] == "tracked key"]
+    assert 50 < one < ten < 10 * one, "part of it is the key"
+    assert 1_000 < cells[-1]["bytes"] < 100_000
+
+
 def test_a_fault_that_is_none_is_refused() -> None:
     done = _run("coherence", "--faults", "kill,flood")
     assert done.returncode == 2

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,16 @@ from .core.clock import clock
 from .core.flights import Flights
 from .core.keys import Namespace
 from .core.leases import Holder
-from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
 from .recovering import Recovering
+from .status import ConnectionStatus
 from .tiers.memory import NearTier
 from .transport.cluster_lane import ClusterLane
 from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
+from .transport.rights import Denials
 from .transport.thread_lane import ThreadLane
 from .transport.topology import Topology
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .settings import Settings
     from .transport.cluster_lane import OnState
+    from .transport.credentials import CredentialSource
     from .transport.endpoint import Endpoint
     from .transport.slots import Node
     from .transport.wire import Listener
@@ -57,37 +58,6 @@ class RedisClientType(enum.StrEnum):
     QUEUE = "queue"
 
 
-@dataclass(frozen=True)
-class ConnectionStatus(Record):
-    """How one client is.
-
-    Attributes:
-        connected: a connection is up in this process.
-        host: the server's host (where sentinels watch it, the primary's), the socket's path, or what stands for it.
-        port: the server's port; 0 where there is none.
-        db: the database.
-        latency: seconds of the last ping; None before the first.
-        server: what the server says it is, such as ``valkey 9.1.2``.
-        reconnects: times a connection was lost and came back.
-        breaker: ``closed``, ``open`` or ``half-open``.
-        last_error: why the connection was last lost or refused; None if it never was.
-        owed: writes and invalidations that failed and are to be made good.
-        forgotten: those that will not be: too many, or refused for good.
-    """
-
-    connected: bool
-    host: str
-    port: int
-    db: int
-    latency: float | None = None
-    server: str = ""
-    reconnects: int = 0
-    breaker: str = "closed"
-    last_error: str | None = None
-    owed: int = 0
-    forgotten: int = 0
-
-
 AsyncLink = Lane | ClusterLane | MemoryLink | NoLink
 ThreadLink = ThreadLane | ClusterThreads | MemoryLink | NoLink
 
@@ -99,9 +69,12 @@ class Client:
         name: ``cache``, ``queue``, or the name it was registered under.
         endpoint: where it connects.
         settings: deadlines and bounds.
+        credentials: asked for user name and password before each connection; None: the endpoint's.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, settings: Settings) -> None:
+    def __init__(
+        self, name: str, endpoint: Endpoint, settings: Settings, credentials: CredentialSource | None = None
+    ) -> None:
         self.name = name
         self.endpoint = endpoint
         self.settings = settings
@@ -132,12 +105,15 @@ class Client:
             store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)
             self._memory = MemoryLink(store, self.near, track_all=settings.near_enabled)
             self.near.attach(self._memory)
+        self.denials = Denials(self.clock.monotonic, self._lacks)
         self.topology = Topology(
             endpoint,
             command_timeout=settings.command_timeout,
             connect_timeout=settings.connect_timeout,
             client_name=f"nearcache-{name}",
             track_all=self._track_all,
+            credentials=credentials,
+            note=self.denials.note,
         )
         self._recovering = Recovering(self, lambda: (self._thread_lane, self._lanes))
         self.replay = self._recovering.replay
@@ -345,6 +321,9 @@ class Client:
             owed=len(self.replay.recovery.owed),
             forgotten=self.replay.recovery.forgotten,
         )
+
+    def _lacks(self, right: str) -> None:
+        _log.warning("%s client: %s: the server's user lacks %s", self.name, self.topology.address, right)
 
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""

@@ -6,12 +6,11 @@ import asyncio
 import inspect
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .client import Client, ConnectionStatus, RedisClientType
-from .core.records import Record
+from .client import Client, RedisClientType
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized, SettingsConflict
+from .status import AllConnectionStatus, ConnectionStatus, Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from .settings import Settings
+    from .transport.credentials import CredentialSource
     from .transport.endpoint import Endpoint
 
 __all__ = [
@@ -35,30 +35,6 @@ _ALIKE = ("prefix", "encryption_keys", "signing_keys", "pickle")
 """Settings in which nobody who shares a client may differ, besides where it connects."""
 
 
-class AllConnectionStatus(dict[str, ConnectionStatus]):
-    """The status of every client by name; ``status.cache`` reads as ``status["cache"]``."""
-
-    def __getattr__(self, name: str) -> ConnectionStatus:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no client is named {name!r}; there are {', '.join(self) or 'none'}") from None
-
-
-@dataclass(frozen=True)
-class Health(Record):
-    """Whether the service can work, for a readiness route: only ``down`` is a reason to send no traffic.
-
-    Attributes:
-        status: ``up``; ``degraded``, when a client has no connection and the application runs without its
-            cache; ``down``, when nothing was initialised.
-        reasons: one line for each thing that is not as it should be.
-    """
-
-    status: str
-    reasons: tuple[str, ...] = ()
-
-
 class MultiRedisConnectionManager:
     """The named clients of a process. ``get_multi_redis_connection_manager()`` gives the one there is."""
 
@@ -66,6 +42,7 @@ class MultiRedisConnectionManager:
         self._lock = threading.Lock()
         self._clients: dict[str, Client] = {}
         self._registered: dict[str, str] = {}
+        self._credentials: dict[str, CredentialSource] = {}
         self._at_close: list[Callable[[], Any]] = []
 
     # -- opening
@@ -130,7 +107,7 @@ class MultiRedisConnectionManager:
                         "register() a client of another name"
                     )
                 return client
-            client = self._clients[name] = Client(name, endpoint, settings)
+            client = self._clients[name] = Client(name, endpoint, settings, self._credentials.get(name))
             return client
 
     def register(self, name: str, url: str) -> None:
@@ -147,6 +124,42 @@ class MultiRedisConnectionManager:
                 raise ConfigurationError(f"a client named {name!r} exists already; choose another name")
             self._registered[name] = url
 
+    def use_credentials(self, name: str, source: CredentialSource | None) -> None:
+        """Have a client ask ``source`` for its credentials before each connection, instead of the settings.
+
+        So a password that was changed, or a token that ends, is replaced without a restart. A server that refuses the
+        credentials is tried again, and the source asked again, until it takes them.
+
+        Args:
+            name: the client's, before it is initialised.
+            source: gives a password or ``(user name, password)``: a function, which runs in a thread of its own; a
+                coroutine function, which runs on the loop that connects; or an object with ``get_credentials()``,
+                such as redis-py's and cloud vendors' providers. It has 90 % of ``NEARCACHE_CONNECT_TIMEOUT``. What it
+                raises makes the attempt fail and is shown in logs and status. None: the settings' again.
+
+        Raises:
+            ConfigurationError: there is no such client, or the source cannot be called.
+            SettingsConflict: the client is up.
+        """
+        from .transport.credentials import check_source
+
+        name = str(name)
+        with self._lock:
+            if name not in {*RedisClientType, *self._registered}:
+                raise self._unknown(name)
+            client = self._clients.get(name)
+            if client is not None and client.open:
+                raise SettingsConflict(f"client {name!r} is up: call use_credentials() before it is initialised")
+            if source is None:
+                self._credentials.pop(name, None)
+            else:
+                check_source(source)
+                self._credentials[name] = source
+
+    def _unknown(self, name: str) -> ConfigurationError:
+        known = ", ".join([*RedisClientType, *self._registered])
+        return ConfigurationError(f"no client is named {name!r}; there are {known}: call register(name, url) first")
+
     def _endpoint(self, name: str, settings: Settings) -> Endpoint:
         from .transport.endpoint import parse_url
 
@@ -155,8 +168,7 @@ class MultiRedisConnectionManager:
         if name == "queue":
             return settings.endpoint("queue")
         if name not in self._registered:
-            known = ", ".join([*RedisClientType, *self._registered])
-            raise ConfigurationError(f"no client is named {name!r}; there are {known}: call register(name, url) first")
+            raise self._unknown(name)
         return parse_url(self._registered[name], variable=f"the URL of client {name!r}")
 
     # -- looking
@@ -214,6 +226,11 @@ class MultiRedisConnectionManager:
                 f"{client.name}: {owed} writes or invalidations are still to be made good"
                 for client in clients
                 if (owed := client.status().owed)
+            )
+            + tuple(
+                f"{client.name}: the server's user lacks {right}"
+                for client in clients
+                for right in client.denials.missing()
             )
         )
         return Health("degraded" if reasons else "up", reasons)

@@ -11,7 +11,7 @@ import pytest
 
 from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
 
-from ..servers import ValkeyServer
+from ..servers import ValkeyServer, acl_lines
 
 
 class Shell:
@@ -38,11 +38,32 @@ def resp2_server() -> Iterator[ValkeyServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def least_server() -> Iterator[ValkeyServer]:
+    """A server with the user that docs/operations.md describes."""
+    with ValkeyServer() as server:
+        server.command(*acl_lines()[0])
+        yield server
+
+
+@pytest.fixture
+def least(least_server: ValkeyServer) -> Iterator[Settings]:
+    """Settings for that user, to whom nothing may be refused."""
+    least_server.command("FLUSHALL")
+    least_server.command("ACL", "LOG", "RESET")
+    url = f"redis://nearcache:secret@{least_server.host}:{least_server.port}"
+    yield Settings(redis_url=url, prefix="shop:", _env_file=None)
+    assert least_server.command("ACL", "LOG") == []
+
+
 KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
 
 
-@pytest.fixture(params=["server", "sealed", "resp2", "memory"])
+@pytest.fixture(params=["server", "least rights", "sealed", "resp2", "memory"])
 def settings(request: pytest.FixtureRequest) -> Settings:
+    if request.param == "least rights":
+        least: Settings = request.getfixturevalue("least")
+        return least
     if request.param == "memory":
         return Settings(redis_url=f"memory://{uuid4().hex}", _env_file=None)
     server: ValkeyServer = request.getfixturevalue("resp2_server" if request.param == "resp2" else "server")

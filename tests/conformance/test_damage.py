@@ -20,13 +20,14 @@ class Server:
         endpoint = settings.endpoint("cache")
         self._memory = get_store(endpoint.name, 0, 1, 1) if endpoint.kind == "memory" else None
         self._address = (endpoint.host, endpoint.port)
+        self._prefix = settings.prefix.encode()
 
     def set(self, key: bytes, value: bytes) -> None:
         if self._memory is not None:
             self._memory.execute(("SET", key, value))
             return
         with Client(self._address) as client:
-            client.command("SET", key, value)
+            client.command("SET", self._prefix + key, value)
 
 
 RUBBISH = [b"x", b"", b"7 x", b"-5", b"1.5", b"9" * 16, b"9" * 30, b"9" * 5000, b"5 " + b"9" * 30, b"\xff\0", b"1 2 3"]

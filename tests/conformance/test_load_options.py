@@ -82,11 +82,12 @@ async def test_a_load_that_began_before_a_tag_was_invalidated_is_joined_by_nobod
     loading = asyncio.create_task(cache.get_or_set("key", loader, **options))
     await asyncio.to_thread(began.wait, 10)
     flying = cache.cache._core.flights._flying
-    first = flying[b"app:key"]
+    (key,) = flying
+    first = flying[key]
     assert await cache.invalidate_tags("tag") is True
     since = asyncio.create_task(cache.get_or_set("key", lambda: "since", **options))
     async with asyncio.timeout(10):
-        while flying[b"app:key"] is first and not cache.cache.get_stats().joins:  # noqa: ASYNC110 - until it waits
+        while flying[key] is first and not cache.cache.get_stats().joins:  # noqa: ASYNC110 - until it waits
             await asyncio.sleep(0.005)
     go_on.set()
     assert [await loading, await since, await cache.get("key")] == ["before", "since", "since"]

@@ -274,9 +274,9 @@ async def test_tls(tls_port: tuple[int, Path]) -> None:
         await send(lane, "SET", "k", value)
         assert await asyncio.gather(*(send(lane, "GET", "k") for _ in range(5))) == [value] * 5
         assert lane.tracks
-    with pytest.raises(OSError, match="certificate verify failed"):
+    with pytest.raises(ConnectionFailed, match="certificate verify failed"):
         await connect(f"rediss://localhost:{port}")
-    with pytest.raises(OSError, match=r"(?i)mismatch|not valid for"):
+    with pytest.raises(ConnectionFailed, match=r"(?i)mismatch|not valid for"):
         await connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}")
     await close(await connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}&ssl_check_hostname=false"))
 

@@ -80,6 +80,20 @@ async def connections(settings: Settings) -> None:
     await manager.disconnect_all()
 
 
+async def token() -> tuple[str, str]:
+    return "user", "token"
+
+
+def credentials(manager: MultiRedisConnectionManager, provider: redis.CredentialProvider) -> None:
+    manager.use_credentials("cache", lambda: "password")
+    manager.use_credentials(RedisClientType.CACHE, lambda: ("user", "password"))
+    manager.use_credentials("cache", token)
+    manager.use_credentials("cache", provider)
+    manager.use_credentials("cache", None)
+    manager.use_credentials("cache", "password")  # type: ignore[arg-type]
+    manager.use_credentials("cache", lambda: 1)  # type: ignore[arg-type]
+
+
 # -- operations
 
 

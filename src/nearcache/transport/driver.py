@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .tls import tls_context
 
 if TYPE_CHECKING:
     import redis.asyncio
 
+    from .credentials import Credentials
     from .endpoint import Endpoint
-    from .sentinel import Sentinels
 
 __all__ = ["make_driver"]
 
+Find: TypeAlias = "Callable[[], Awaitable[Endpoint]]"
+
 
 def make_driver(
-    endpoint: Endpoint, sentinels: Sentinels | None, *, command_timeout: float, connect_timeout: float
+    endpoint: Endpoint,
+    find_primary: Find | None,
+    credentials: Credentials,
+    *,
+    command_timeout: float,
+    connect_timeout: float,
 ) -> redis.asyncio.Redis:
     """A ``redis.asyncio.Redis`` with connections of its own; timeouts in seconds.
 
-    Where there are sentinels, they are asked for the primary before each connection.
+    Where there are sentinels, ``find_primary`` asks them before each connection; credentials that change are asked for
+    then, too.
     """
     import redis.asyncio
 
     arguments: dict[str, Any] = {
         "db": endpoint.db,
-        "username": endpoint.username,
-        "password": endpoint.password,
         "socket_timeout": command_timeout,
         "socket_connect_timeout": connect_timeout,
     }
+    if credentials.change:
+        arguments["credential_provider"] = _provider(credentials)
+    else:
+        arguments |= {"username": endpoint.username, "password": endpoint.password}
     if endpoint.kind == "unix":
         return redis.asyncio.Redis(unix_socket_path=endpoint.path, **arguments)
     if endpoint.tls:
+        tls_context(endpoint)  # raises here where redis-py would ask the terminal for a passphrase
         arguments |= {
             "ssl": True,
             "ssl_ca_certs": endpoint.ssl_ca_certs,
@@ -41,12 +55,12 @@ def make_driver(
         }
     if endpoint.kind == "cluster":
         return _make_cluster_driver(endpoint, arguments)
-    if sentinels is None:
+    if find_primary is None:
         return redis.asyncio.Redis(host=endpoint.host, port=endpoint.port, **arguments)
     from redis.asyncio.sentinel import SentinelConnectionPool
 
     pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        endpoint.service, _Discovery(sentinels), **arguments
+        endpoint.service, _Discovery(find_primary), **arguments
     )
     return redis.asyncio.Redis.from_pool(pool)
 
@@ -62,16 +76,35 @@ def _make_cluster_driver(endpoint: Endpoint, arguments: dict[str, Any]) -> Any:
 class _Discovery:
     """What redis-py's pool asks for the primary."""
 
-    def __init__(self, sentinels: Sentinels) -> None:
-        self._sentinels = sentinels
+    def __init__(self, find_primary: Find) -> None:
+        self._find_primary = find_primary
 
     async def discover_master(self, service: str) -> tuple[str, int]:
-        import redis.exceptions
-
-        from ..errors import ConnectionFailed
-
-        try:
-            primary = await self._sentinels.find()
-        except ConnectionFailed as error:
-            raise redis.exceptions.ConnectionError(str(error)) from error
+        primary = await _for_driver(self._find_primary())
         return primary.host, primary.port
+
+
+def _provider(credentials: Credentials) -> Any:
+    from redis.credentials import CredentialProvider
+
+    class Provider(CredentialProvider):
+        """What redis-py's connections ask."""
+
+        async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+            given = await _for_driver(credentials.endpoint())
+            assert given.password is not None
+            return (given.username, given.password) if given.username else (given.password,)
+
+    return Provider()
+
+
+async def _for_driver(found: Awaitable[Endpoint]) -> Endpoint:
+    """What could not be found out, as redis-py's own error: that it knows how to retry."""
+    import redis.exceptions
+
+    from ..errors import ConnectionFailed
+
+    try:
+        return await found
+    except ConnectionFailed as error:
+        raise redis.exceptions.ConnectionError(str(error)) from error

@@ -239,6 +239,8 @@ def _parse(url: object, default_db: int) -> Endpoint:
     query = _query(parts.query, ("db", *_TLS_PARAMETERS) if tls else ("db",))
     if number and "db" in query:
         raise _Problem("names its database twice, in the path and as ?db=; leave one out")
+    if "ssl_keyfile" in query and "ssl_certfile" not in query:
+        raise _Problem("names ssl_keyfile without ssl_certfile, the certificate it is for")
     return Endpoint(
         kind=kind,
         host=host,

@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import CommandRefused, ConfigurationError, ConnectionFailed
+from ..errors import CommandRefused, ConnectionFailed
 
 if TYPE_CHECKING:
-    import ssl
-
     from .endpoint import Endpoint
 
-__all__ = ["Conversation", "Greeting", "local_clock", "refusal_of", "shake_hands", "tls_context"]
+__all__ = ["Conversation", "Greeting", "local_clock", "refusal_of", "shake_hands"]
 
 T = TypeVar("T")
 
@@ -28,7 +26,7 @@ Conversation = Generator[list[Command], list[Any], T]
 """Yields commands to send back to back, is resumed with their replies."""
 
 _TOKEN = secrets.token_hex(4)  # with the process's id, its connections' names are nobody else's
-_CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH", "NOPERM"])
+_CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH"])
 
 
 class Greeting(NamedTuple):
@@ -91,6 +89,8 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     if isinstance(first, CommandRefused) and (endpoint.db or _code(first) != "NOPERM"):
         if _code(first) in _CREDENTIALS:
             raise ConnectionFailed(f"the server refused the credentials: {_code(first)}")
+        if _code(first) == "NOPERM":
+            raise ConnectionFailed(f"database {endpoint.db}: the user lacks +select")
         raise ConnectionFailed(f"database {endpoint.db}: {first}")
     if kill is not None:
         yield from _kill(kill, name)
@@ -143,34 +143,22 @@ def _code(error: CommandRefused) -> str:
     return str(error).split(" ", 1)[0]
 
 
-def refusal_of(endpoint: Endpoint) -> Callable[[str], CommandRefused]:
+def refusal_of(endpoint: Endpoint, note: Callable[[str], None] | None = None) -> Callable[[str], CommandRefused]:
     """What makes an exception of an error that the server answers.
 
     Where a primary is asked for, a server that refuses writes is not to be used any more: then it raises
     ``ConnectionFailed``, which ends the connection.
+
+    Args:
+        endpoint: with a ``service`` it has to be a primary.
+        note: shown the text of each error.
     """
-    return _refused_by_primary if endpoint.service else CommandRefused
 
+    def refused(text: str) -> CommandRefused:
+        if note is not None:
+            note(text)
+        if endpoint.service and text.startswith("READONLY"):
+            raise ConnectionFailed("it is not the primary any more: READONLY")
+        return CommandRefused(text)
 
-def _refused_by_primary(text: str) -> CommandRefused:
-    if text.startswith("READONLY"):
-        raise ConnectionFailed("it is not the primary any more: READONLY")
-    return CommandRefused(text)
-
-
-def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    """Certificates and host name are checked unless the URL says otherwise.
-
-    Raises:
-        ConfigurationError: a certificate or key cannot be read.
-    """
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=endpoint.ssl_ca_certs)
-        if endpoint.ssl_certfile:
-            context.load_cert_chain(endpoint.ssl_certfile, endpoint.ssl_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"TLS for {endpoint.address}: {error}") from error
-    context.check_hostname = endpoint.ssl_check_hostname
-    return context
+    return refused

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import CommandRefused, ConnectionFailed, NearcacheError
 from .handshake import connect, converse
 from .thread_wire import ThreadWire, open_socket
+from .tls import explained
 from .wire import Command, Listener
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ async def inquire(
     for node in nodes:
         try:
             async with asyncio.timeout(share):
-                wire = await connect(node, share)
+                wire = await connect(node, share, share)
                 try:
                     return read(node, await converse(wire, _ask(node, question)))
                 finally:
                     wire.abort(ConnectionFailed("it has answered"))
         except (OSError, NearcacheError) as problem:
-            error = problem
+            error = explained(node, problem)
     raise _failure(what, error)
 
 
@@ -68,7 +69,7 @@ def inquire_in_thread(
             finally:
                 wire.sock.close()
         except (OSError, NearcacheError) as problem:
-            error = problem
+            error = explained(node, problem)
     raise _failure(what, error)
 
 
@@ -76,9 +77,12 @@ def _ask(node: Endpoint, question: Command) -> Conversation[Any]:
     (answer,) = yield [question]
     if isinstance(answer, CommandRefused) and _code(answer) in _LOCKED and node.password:
         user = (node.username,) if node.username else ()
-        _, answer = yield [("AUTH", *user, node.password), question]
+        login, answer = yield [("AUTH", *user, node.password), question]
+        if isinstance(login, CommandRefused):
+            raise ConnectionFailed(f"the credentials were refused: {_code(login)}")
     if isinstance(answer, CommandRefused):
-        raise ConnectionFailed(_code(answer))
+        lacks = f", the user lacks +{'|'.join(map(str, question[:2])).lower()}" if _code(answer) == "NOPERM" else ""
+        raise ConnectionFailed(f"{_code(answer)}{lacks}")
     return answer
 
 

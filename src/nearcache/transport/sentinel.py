@@ -11,6 +11,7 @@ Who answered is asked first the next time, unless the server it named could not 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionFailed
@@ -43,31 +44,38 @@ class Sentinels:
         """The server that was named last is the primary."""
         self._doubtful = False
 
-    async def find(self) -> Endpoint:
+    async def find(self, given: Endpoint | None = None) -> Endpoint:
         """The primary.
+
+        Args:
+            given: the endpoint with other credentials.
 
         Raises:
             ConnectionFailed: no sentinel knows one.
         """
-        return await inquire(self._in_turn(), self._question, self._read, self._share, self._failure)
+        given = given or self._endpoint
+        read = partial(self._read, given)
+        return await inquire(self._in_turn(given), self._question, read, self._share, self._failure)
 
-    def find_in_thread(self) -> Endpoint:
+    def find_in_thread(self, given: Endpoint | None = None) -> Endpoint:
         """``find`` for a thread."""
-        return inquire_in_thread(self._in_turn(), self._question, self._read, self._share, self._failure)
+        given = given or self._endpoint
+        read = partial(self._read, given)
+        return inquire_in_thread(self._in_turn(given), self._question, read, self._share, self._failure)
 
-    def _in_turn(self) -> list[Endpoint]:
+    def _in_turn(self, given: Endpoint) -> list[Endpoint]:
         nodes = self._nodes
         if self._doubtful:
             nodes = self._nodes = (*nodes[1:], nodes[0])
         self._doubtful = True
-        return [replace(self._endpoint, kind="tcp", host=host, port=port, nodes=()) for host, port in nodes]
+        return [replace(given, kind="tcp", host=host, port=port, nodes=()) for host, port in nodes]
 
-    def _read(self, sentinel: Endpoint, answer: Any) -> Endpoint:
+    def _read(self, given: Endpoint, sentinel: Endpoint, answer: Any) -> Endpoint:
         if answer is None:
             raise ConnectionFailed(f"there is no primary of the name {self._endpoint.service!r}")
         try:
             host, port = answer
-            primary = replace(self._endpoint, kind="tcp", host=host.decode("ascii"), port=int(port), nodes=())
+            primary = replace(given, kind="tcp", host=host.decode("ascii"), port=int(port), nodes=())
         except (AttributeError, TypeError, ValueError):
             raise ConnectionFailed(f"this is no sentinel: it answered {answer!r:.40}") from None
         node = (sentinel.host, sentinel.port)

@@ -39,7 +39,7 @@ class SlotMap:
 
     Args:
         answer: what ``CLUSTER SLOTS`` said.
-        asked: the node that said so; it stands for a node whose host is not told.
+        asked: the node that said so; its host stands for one that is not told.
 
     Attributes:
         nodes: the primaries, sorted; one that has lost its last slot stays until the next map.
@@ -52,7 +52,7 @@ class SlotMap:
         self._owners: list[Node | None] = [None] * SLOTS
         try:
             for first, last, (host, port, *_), *_ in answer:
-                owner = (host.decode("ascii") if host else asked[0], int(port))
+                owner = (_host(host, asked), int(port))
                 self._owners[first : last + 1] = [owner] * (last + 1 - first)
         except (AttributeError, TypeError, ValueError):
             raise ConnectionFailed(f"this is no node of a cluster: it answered {answer!r:.60}") from None
@@ -147,7 +147,7 @@ class Scatter:
         slot, _, address = rest.partition(" ")
         host, _, port = address.rpartition(":")
         try:
-            node = (host or part.node[0], int(port))
+            node = (_host(host, part.node), int(port))
             if code == "MOVED" and self._slots.move(int(slot), node):
                 self.moved = True
         except (ValueError, IndexError):
@@ -215,6 +215,13 @@ def _cut_scan(command: Command, slots: SlotMap) -> _Cut:
         return [f"{following[0]}:{following[1]}@{inner.decode('ascii')}".encode("ascii"), reply[1]]
 
     return [("SCAN", cursor, *command[2:])], [node], join
+
+
+def _host(told: bytes | str | None, asked: Node) -> str:
+    """A node is told without its host, or with "?" where it should announce a host name and has none."""
+    if told in (None, "", b"", "?", b"?"):
+        return asked[0]
+    return told.decode("ascii") if isinstance(told, bytes) else str(told)
 
 
 def _sum(replies: list[Any]) -> Any:

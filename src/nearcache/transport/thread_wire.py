@@ -19,7 +19,8 @@ import hiredis
 
 from ..errors import CommandRefused, ConnectionFailed
 from .endpoint import Endpoint
-from .hello import Conversation, local_clock, refusal_of, shake_hands, tls_context
+from .hello import Conversation, local_clock, refusal_of, shake_hands
+from .tls import explained, tls_context
 from .wire import LONGEST, Hook, Listener, afresh, announce, pack
 
 __all__ = ["CHUNK", "ThreadWaiter", "ThreadWire", "open_socket", "open_thread_wire"]
@@ -252,7 +253,11 @@ class ThreadWire:
         try:
             while True:
                 commands = conversation.send(replies)  # type: ignore[arg-type]
-                self.sock.sendall(b"".join(map(pack, commands)))
+                try:
+                    self.sock.sendall(b"".join(map(pack, commands)))
+                except ssl.SSLEOFError:
+                    self.sock.recv(CHUNK)  # raises what the server said in farewell, if it did
+                    raise
                 replies = []
                 while len(replies) < len(commands):
                     try:
@@ -286,6 +291,7 @@ def open_thread_wire(
     client_name: str,
     kill: int | None = None,
     track_all: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> ThreadWire:
     """Connect to ``endpoint`` and return a connection that is ready for commands; as ``handshake.open_wire``.
 
@@ -293,7 +299,7 @@ def open_thread_wire(
         ConnectionFailed: no way to the server, or it refused.
     """
     try:
-        wire = ThreadWire(open_socket(endpoint, connect_timeout), listener, refusal_of(endpoint))
+        wire = ThreadWire(open_socket(endpoint, connect_timeout), listener, refusal_of(endpoint, note))
         try:
             wire.set_timeout(connect_timeout)
             greeting = wire.talk(shake_hands(endpoint, client_name, kill, track_all=track_all))
@@ -301,8 +307,11 @@ def open_thread_wire(
         except BaseException:
             wire.sock.close()
             raise
-    except OSError as error:
-        raise ConnectionFailed(str(error) or repr(error)) from error
+    except (OSError, ConnectionFailed) as error:
+        reason = explained(endpoint, error)
+        if reason is error and isinstance(error, ConnectionFailed):
+            raise
+        raise ConnectionFailed(str(reason) or repr(reason)) from error
     wire.client_id, wire.server, wire.tracks, wire.clock = greeting
     wire.since = wire.last_read = monotonic()
     return wire

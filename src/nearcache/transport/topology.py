@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionFailed
+from .credentials import Credentials
 from .driver import make_driver
 from .handshake import open_wire
 from .inquiry import inquire, inquire_in_thread
@@ -23,6 +24,7 @@ from .thread_wire import ThreadWire, open_thread_wire
 if TYPE_CHECKING:
     import redis.asyncio
 
+    from .credentials import CredentialSource
     from .embedded import EmbeddedServer
     from .endpoint import Endpoint
     from .wire import Listener, Wire
@@ -39,6 +41,8 @@ class Topology:
         connect_timeout: seconds for one attempt to connect.
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         track_all: track every key that is read.
+        credentials: asked for user name and password before each connection; None: the endpoint's.
+        note: shown the text of each error that the server answers.
 
     Attributes:
         at: where the latest connection went; ``endpoint`` before the first.
@@ -52,6 +56,8 @@ class Topology:
         connect_timeout: float,
         client_name: str,
         track_all: bool,
+        credentials: CredentialSource | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.at = replace(endpoint, db=0) if endpoint.kind == "cluster" else endpoint
         self._endpoint = endpoint
@@ -59,6 +65,8 @@ class Topology:
         self._connect_timeout = connect_timeout
         self._client_name = client_name
         self._track_all = track_all
+        self._note = note
+        self._credentials = Credentials(endpoint, credentials, connect_timeout)
         self._sentinels = Sentinels(endpoint, connect_timeout) if endpoint.kind == "sentinel" else None
         self._embedded: EmbeddedServer | None = None
         self._driver: redis.asyncio.Redis | None = None
@@ -75,17 +83,21 @@ class Topology:
     def opener(self, node: Node | None = None) -> Callable[[int | None], Awaitable[Wire]]:
         """What opens the wires of one lane, of a cluster to that node; it is given the id of the connection to kill."""
         last: Endpoint | None = None
-        fixed = None if node is None else self._at_node(node)
 
         async def open_next(kill: int | None) -> Wire:
             nonlocal last
-            endpoint = fixed or await self._find()
+            given = await self._credentials.endpoint()
+            endpoint = await self._find(given) if node is None else _at_node(given, node)
             wire = await open_wire(
                 endpoint,
                 command_timeout=self._command_timeout,
+                connect_timeout=self._connect_timeout,
                 client_name=self._client_name,
-                kill=kill if endpoint == last else None,  # another server numbers its connections for itself
+                kill=kill
+                if _is_same_server(endpoint, last)
+                else None,  # another one numbers its connections for itself
                 track_all=self._track_all,
+                note=self._note,
             )
             last = endpoint
             self._arrived(endpoint)
@@ -96,19 +108,20 @@ class Topology:
     def thread_opener(self, listener: Listener, node: Node | None = None) -> Callable[[int | None], ThreadWire]:
         """The same for the lane of threads."""
         last: Endpoint | None = None
-        fixed = None if node is None else self._at_node(node)
 
         def open_next(kill: int | None) -> ThreadWire:
             nonlocal last
-            endpoint = fixed or self._find_in_thread()
+            given = self._credentials.endpoint_in_thread()
+            endpoint = self._find_in_thread(given) if node is None else _at_node(given, node)
             wire = open_thread_wire(
                 endpoint,
                 listener,
                 command_timeout=self._command_timeout,
                 connect_timeout=self._connect_timeout,
                 client_name=self._client_name,
-                kill=kill if endpoint == last else None,
+                kill=kill if _is_same_server(endpoint, last) else None,
                 track_all=self._track_all,
+                note=self._note,
             )
             last = endpoint
             self._arrived(endpoint)
@@ -116,15 +129,15 @@ class Topology:
 
         return open_next
 
-    async def _find(self) -> Endpoint:
+    async def _find(self, given: Endpoint) -> Endpoint:
         if self._sentinels is not None:
-            return await self._sentinels.find()
-        return await asyncio.to_thread(self._start) if self._endpoint.kind == "embedded" else self._endpoint
+            return await self._sentinels.find(given)
+        return await asyncio.to_thread(self._start) if given.kind == "embedded" else given
 
-    def _find_in_thread(self) -> Endpoint:
+    def _find_in_thread(self, given: Endpoint) -> Endpoint:
         if self._sentinels is not None:
-            return self._sentinels.find_in_thread()
-        return self._start() if self._endpoint.kind == "embedded" else self._endpoint
+            return self._sentinels.find_in_thread(given)
+        return self._start() if given.kind == "embedded" else given
 
     async def find_slots(self, nodes: Sequence[Node]) -> SlotMap:
         """Which node of the cluster has which slot, asked of these nodes and then of those in the URL.
@@ -132,19 +145,16 @@ class Topology:
         Raises:
             ConnectionFailed: no node says so.
         """
-        asked = self._nodes(nodes)
+        asked = self._nodes(await self._credentials.endpoint(), nodes)
         return await inquire(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
 
     def find_slots_in_thread(self, nodes: Sequence[Node]) -> SlotMap:
         """``find_slots`` for a thread."""
-        asked = self._nodes(nodes)
+        asked = self._nodes(self._credentials.endpoint_in_thread(), nodes)
         return inquire_in_thread(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
 
-    def _nodes(self, nodes: Sequence[Node]) -> list[Endpoint]:
-        return [self._at_node(node) for node in dict.fromkeys((*nodes, *self._endpoint.nodes))]
-
-    def _at_node(self, node: Node) -> Endpoint:
-        return replace(self._endpoint, kind="tcp", host=node[0], port=node[1], db=0, nodes=())
+    def _nodes(self, given: Endpoint, nodes: Sequence[Node]) -> list[Endpoint]:
+        return [_at_node(given, node) for node in dict.fromkeys((*nodes, *given.nodes))]
 
     def _share(self, nodes: Sequence[Endpoint]) -> float:
         return self._connect_timeout / len(nodes)
@@ -177,11 +187,15 @@ class Topology:
         if self._driver is None:
             self._driver = make_driver(
                 self._start() if self._endpoint.kind == "embedded" else self._endpoint,
-                self._sentinels,
+                self._find_primary if self._sentinels is not None else None,
+                self._credentials,
                 command_timeout=self._command_timeout,
                 connect_timeout=self._connect_timeout,
             )
         return self._driver
+
+    async def _find_primary(self) -> Endpoint:
+        return await self._find(await self._credentials.endpoint())
 
     # -- the end
 
@@ -198,7 +212,17 @@ class Topology:
         """After a fork: the driver's connections are the parent's."""
         self._lock = threading.Lock()
         self._driver = None
+        self._credentials.forget_in_child()
 
 
 def _read_slots(node: Endpoint, answer: Any) -> SlotMap:
     return SlotMap(answer, (node.host, node.port))
+
+
+def _at_node(given: Endpoint, node: Node) -> Endpoint:
+    return replace(given, kind="tcp", host=node[0], port=node[1], db=0, nodes=())
+
+
+def _is_same_server(endpoint: Endpoint, last: Endpoint | None) -> bool:
+    """Whoever logs in there."""
+    return last is not None and (endpoint.host, endpoint.port, endpoint.path) == (last.host, last.port, last.path)

@@ -7,10 +7,19 @@ local function number(head, at)
   return n
 end
 
+-- What a key's value begins with; nothing of another type than ours. Any other error is the caller's.
+local function beginning(key)
+  local head = redis.pcall('GETRANGE', key, 0, 39)
+  if type(head) == 'table' and not string.find(head.err, 'WRONGTYPE', 1, true) then
+    return redis.call('GETRANGE', key, 0, 39)
+  end
+  return head
+end
+
 -- Whether a key holds a value that is valid and not expired, and its grace in milliseconds.
 -- Values without a header are other programs' JSON: they have no version and no grace.
 local function live(key, version)
-  local head = redis.pcall('GETRANGE', key, 0, 39)
+  local head = beginning(key)
   if type(head) ~= 'string' or head == '' then return false, 0 end
   if string.byte(head, 1) ~= 193 then return true, 0 end
   if string.byte(head, 2) ~= 1 or #head < 40 then return false, 0 end

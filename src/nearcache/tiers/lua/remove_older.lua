@@ -7,7 +7,7 @@
 -- other programs' JSON: they have no version, so they go and count. Keys that hold another type are not ours.
 local counted = 0
 for _, key in ipairs(KEYS) do
-  local head = redis.pcall('GETRANGE', key, 0, 39)
+  local head = beginning(key)
   if type(head) == 'string' and head ~= '' then
     local version = nil
     if string.byte(head, 1) == 193 and string.byte(head, 2) == 1 and #head == 40 then version = number(head, 25) end
