@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 import threading
 import time
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .core.breaker import Breaker
 from .core.clock import clock
 from .core.flights import Flights
+from .core.forking import forget_in_children, keep
 from .core.keys import Namespace
 from .core.leases import Holder
 from .core.records import Record
@@ -147,7 +146,7 @@ class Client:
         self._last_error: str | None = None
         self._down_since: float | None = None
         self._last_line = 0.0
-        _clients.add(self)
+        forget_in_children(self)
 
     # -- links
 
@@ -309,15 +308,18 @@ class Client:
         await self.topology.aclose()
 
     def forget_in_child(self) -> None:
-        """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
-        _inherited.extend(self._lanes.values())
-        self._lanes = {}
+        """After a fork: the lanes are those of the parent's loops; ``core/forking.py`` says the rest."""
+        self._lock = threading.Lock()
+        lanes, self._lanes = self._lanes, {}
+        keep(lanes)
         self.near.forget_in_child()
-        self.holder.renew()
+        for link in (self._thread_lane, self._memory):
+            if link is not None:
+                self.near.attach(link)
         if self._thread_lane is not None:
             self._thread_lane.forget_in_child()
-        self._lock = threading.Lock()
-        self.flights.forget()
+        self.holder.renew()
+        self.flights.forget_in_child()
         self.topology.forget_in_child()
         self._recovering.forget_in_child()
 
@@ -376,17 +378,3 @@ class Client:
         if self._memory is not None:
             raise ConfigurationError(f"client {self.name!r} is {self.endpoint.address}: there is no server to talk to")
         return self.topology.driver()
-
-
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_inherited: list[
-    Lane | ClusterLane
-] = []  # a forked child keeps these, untouched: closing one would disturb the parent's poller
-
-
-def _after_fork() -> None:
-    for client in list(_clients):
-        client.forget_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork)

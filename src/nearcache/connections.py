@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .client import Client, ConnectionStatus, RedisClientType
+from .core.forking import forget_in_children
 from .core.records import Record
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized, SettingsConflict
 
@@ -67,6 +68,11 @@ class MultiRedisConnectionManager:
         self._clients: dict[str, Client] = {}
         self._registered: dict[str, str] = {}
         self._at_close: list[Callable[[], Any]] = []
+        forget_in_children(self)
+
+    def forget_in_child(self) -> None:
+        """After a fork: it has the parent's clients, which forget for themselves."""
+        self._lock = threading.Lock()
 
     # -- opening
 

@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from .core.forking import keep
 from .core.recovery import Recovery, Replay
 from .driving import drive, drive_in_thread
 from .errors import ConnectionFailed, NotInitialized, ServerError
@@ -103,6 +104,7 @@ class Recovering:
 
     def forget_in_child(self) -> None:
         """After a fork: the thread and the loops are the parent's. What is owed is owed by both processes."""
+        keep(self._timers, self._tasks)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread, self._timers, self._tasks = None, {}, {}
         self._recovery.forget_in_child()

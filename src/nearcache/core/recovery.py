@@ -155,7 +155,7 @@ class Recovery:
 
     def forget_in_child(self) -> None:
         """After a fork: the connections are the parent's. What is owed is owed by both processes."""
-        self._lock = threading.Lock()
+        self._lock, self._told = threading.Lock(), WeakKeyDictionary()
         for what, debt in list(self.owed.items()):
             self.owed[what] = debt._replace(links=())
 

@@ -44,6 +44,7 @@ from ..core.ports import Mark
 from ..sentinels import Miss
 from .entry import Entry
 from .eviction import Eviction
+from .watches import Watch
 
 __all__ = ["NearTier"]
 
@@ -59,35 +60,6 @@ class _Mark:
 
     def __init__(self) -> None:
         self.tainted = False
-
-
-class _Watch:
-    """Fires once, when the server says that one of its keys changed, or may have."""
-
-    def __init__(self, near: NearTier, keys: Collection[bytes]) -> None:
-        self.fired = False
-        self._near = near
-        self._keys = keys
-        self._wakers: list[Callable[[], None]] = []
-
-    def when_fired(self, waker: Callable[[], None]) -> None:
-        """Call ``waker`` once, from any thread; at once if it has fired."""
-        self._wakers.append(waker)
-        if self.fired:
-            self.fire()
-
-    def fire(self) -> None:
-        self.fired = True
-        while self._wakers:
-            try:
-                waker = self._wakers.pop()
-            except IndexError:  # another thread was quicker
-                return
-            waker()
-
-    def close(self) -> None:
-        """Nobody waits any more. Idempotent."""
-        self._near.unwatch(self, self._keys)
 
 
 class NearTier:
@@ -111,14 +83,8 @@ class NearTier:
         self._ttl = ttl
         self._few_counters = self._most_counters = max(1000, _COUNTERS_PER_ENTRY * entries)
         self._lock = threading.Lock()
-        self._entries: dict[bytes, Entry] = {}
-        self._eviction = Eviction(entries, size)
-        self.stamp = self._eviction.now  # what a hit writes into its entry
-        self._marks: dict[bytes, Mark] = {}
-        self._watches: dict[bytes, list[_Watch]] = {}
-        # By counter, the least version that is not known to be invalid: what is left over has to have it, too.
-        self._least: dict[bytes, float] = {}
-        self._links: list[Link] = []
+        self._bounds = entries, size
+        self._empty()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -257,7 +223,7 @@ class NearTier:
 
     def wrote(self, keys: Iterable[bytes], watched: Iterable[bytes]) -> None:
         """An own write of these keys was answered; who watches one of ``watched`` is not told by the server."""
-        fired: list[_Watch] = []
+        fired: list[Watch] = []
         if not (self._entries or self._marks or self._watches):
             return
         with self._lock:
@@ -316,15 +282,15 @@ class NearTier:
             if link in self._links:
                 self._links.remove(link)
 
-    def watch(self, keys: Collection[bytes]) -> _Watch:
+    def watch(self, keys: Collection[bytes]) -> Watch:
         """Register for the next push of any of these keys, before they are read."""
-        watch = _Watch(self, keys)
+        watch = Watch(self, keys)
         with self._lock:
             for key in keys:
                 self._watches.setdefault(key, []).append(watch)
         return watch
 
-    def unwatch(self, watch: _Watch, keys: Collection[bytes]) -> None:
+    def unwatch(self, watch: Watch, keys: Collection[bytes]) -> None:
         with self._lock:
             for key in keys:
                 watches = self._watches.get(key)
@@ -340,10 +306,28 @@ class NearTier:
             self._forget_all()
 
     def forget_in_child(self) -> None:
-        """After a fork: the connections are the parent's."""
+        """After a fork: the server tells the parent. Nothing is attached any more, and nothing held."""
         self._lock = threading.Lock()
-        with self._lock:
-            self._forget_all()
+        self.epoch += 1
+        for mark in list(self._marks.values()):
+            mark.tainted = True
+        for link in list(self._links):
+            link.counters.clear()
+        entries = list(self._entries.values())
+        self._empty()
+        for entry in entries:
+            for home, name in entry.homes:
+                home.pop(name, None)
+
+    def _empty(self) -> None:
+        self._entries: dict[bytes, Entry] = {}
+        self._eviction = Eviction(*self._bounds)
+        self.stamp = self._eviction.now  # what a hit writes into its entry
+        self._marks: dict[bytes, Mark] = {}
+        self._watches: dict[bytes, list[Watch]] = {}
+        # By counter, the least version that is not known to be invalid: what is left over has to have it, too.
+        self._least: dict[bytes, float] = {}
+        self._links: list[Link] = []
 
     def _forget(self, key: bytes) -> None:
         mark = self._marks.pop(key, None)
@@ -353,7 +337,7 @@ class NearTier:
         if entry is not None:
             self._remove(entry)
 
-    def _forget_all(self) -> list[_Watch]:
+    def _forget_all(self) -> list[Watch]:
         self._taint_all()
         for entry in list(self._entries.values()):
             self._remove(entry)

@@ -225,7 +225,10 @@ class ClusterThreads:
 
     def forget_in_child(self) -> None:
         """After a fork: the connections, and the thread that asks for the map, are the parent's."""
+        closed = self._closed.is_set()
         self._lock, self._finding, self._closed = threading.Lock(), threading.Lock(), threading.Event()
+        if closed:
+            self._closed.set()
         self._refreshing, self._down = False, None
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():

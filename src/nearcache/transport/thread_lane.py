@@ -260,12 +260,15 @@ class ThreadLane:
     def forget_in_child(self) -> None:
         """After a fork: the connection is the parent's; closing this process's descriptor does not end it."""
         connection, self._connection = self._connection, None
+        closed = self._closed.is_set()
         self._connecting, self._closed = threading.Lock(), threading.Event()
+        if closed:
+            self._closed.set()
         self._down = self._kill = None  # the thread that reconnects is the parent's, too
         self._watching, self._watcher = False, None
         if connection is not None:
             connection.sock.close()
-            self._listener.lost(self)
+        self._listener.lost(self)
 
     def _first_connection(self) -> ThreadWire:
         with self._connecting:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionFailed
-from .driver import make_driver
+from .driver import forget_driver, make_driver
 from .handshake import open_wire
 from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
@@ -197,7 +197,9 @@ class Topology:
     def forget_in_child(self) -> None:
         """After a fork: the driver's connections are the parent's."""
         self._lock = threading.Lock()
-        self._driver = None
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            forget_driver(driver)
 
 
 def _read_slots(node: Endpoint, answer: Any) -> SlotMap:

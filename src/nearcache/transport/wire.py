@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
+from .descriptors import Numbered, close_in_children
 
 __all__ = ["LONGEST", "Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "announce", "pack"]
 
@@ -106,6 +107,7 @@ class Wire(asyncio.Protocol):
         self._timeout = timeout
         self._reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=refused, notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
+        self._socket: Numbered | None = None
         self._out: list[bytes] = []
         self._asked = 0  # replies asked for, ever, up to the last write
         self._answered = 0  # replies that came, ever
@@ -170,6 +172,12 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._socket = transport.get_extra_info("socket")
+        close_in_children(self)
+
+    def fileno(self) -> int:
+        """The socket's number; -1 when it is closed."""
+        return -1 if self._socket is None else self._socket.fileno()
 
     def data_received(self, data: bytes) -> None:
         self.heard = monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from ..connections import get_multi_redis_connection_manager
+from ..core.forking import forget_in_children, keep
 from ..sentinels import DEFAULT, Default
 from .buffer import Buffer, Write
 
@@ -38,6 +39,11 @@ class _Queue:
         self._coming: int = 0  # values on their way into the cache, and then into the buffer
         self._failing = False
         self._registered = False
+        forget_in_children(self)
+
+    def forget_in_child(self) -> None:
+        """After a fork: what is pending is written by the parent."""
+        self._buffer, self._coming, self._failing = Buffer(_ATTEMPTS), 0, False
 
     @property
     def pending(self) -> int:
@@ -102,6 +108,12 @@ class AsyncWriteBehind(_Queue):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
+
+    def forget_in_child(self) -> None:
+        """The loop is the parent's, too."""
+        super().forget_in_child()
+        keep(self._loop, self._news, self._workers)
+        self._loop, self._news, self._workers = None, asyncio.Event(), []
 
     async def set(self, key: str, value: Any) -> bool:
         """Cache ``value`` now and hand it to the writer soon; whether the server has it.
@@ -212,11 +224,19 @@ class WriteBehind(_Queue):
         self._writer = writer
         self._ttl = ttl
         self._namespace = namespace
+        self._make_threads()
+
+    def _make_threads(self) -> None:
         self._changed = threading.Condition()
         # The writer has to get the values of a key in the order in which the cache got them.
         self._in_order = [threading.Lock() for _ in range(_STRIPES)]
         self._workers: list[threading.Thread] = []
         self._stop = threading.Event()
+
+    def forget_in_child(self) -> None:
+        """The threads are the parent's, too."""
+        super().forget_in_child()
+        self._make_threads()
 
     def set(self, key: str, value: Any) -> bool:
         """Cache ``value`` now and hand it to the writer soon; see ``AsyncWriteBehind.set``."""
