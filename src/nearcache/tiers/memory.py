@@ -316,8 +316,7 @@ class NearTier:
         entries = list(self._entries.values())
         self._empty()
         for entry in entries:
-            for home, name in entry.homes:
-                home.pop(name, None)
+            self._unlink(entry)
 
     def _empty(self) -> None:
         self._entries: dict[bytes, Entry] = {}
