@@ -29,6 +29,7 @@ from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
+from .transport.tasks import in_thread
 from .transport.thread_lane import ThreadLane
 from .transport.topology import Topology
 
@@ -187,6 +188,7 @@ class Client:
                 return self._lanes[loop]
             for other in [other for other in self._lanes if other.is_closed()]:
                 lane = self._lanes.pop(other)
+                lane.drop()
                 self.near.lost(lane)
                 self.near.detach(lane)
             lane = self._lanes[loop] = self._make_link(loop)
@@ -300,12 +302,24 @@ class Client:
             elif loop.is_running():
                 closing = asyncio.run_coroutine_threadsafe(lane.aclose(), loop)
                 await asyncio.wait([asyncio.wrap_future(closing)], timeout=self.settings.command_timeout + 1)
-            elif not loop.is_closed():
+            else:
                 lane.drop()
         thread_lane, self._thread_lane = self._thread_lane, None
         if thread_lane is not None:
-            await asyncio.to_thread(thread_lane.close)
+            await in_thread(thread_lane.close)
         await self.topology.aclose()
+
+    def finish(self) -> None:
+        """At the interpreter's end: tell the server what it is owed, and give the connections back.
+
+        Whoever ends later still finds the client open; it connects anew.
+        """
+        self._recovering.finish()
+        if self._thread_lane is not None:
+            self._thread_lane.rest()
+        for loop, lane in list(self._lanes.items()):
+            if not loop.is_running():
+                lane.drop()
 
     def forget_in_child(self) -> None:
         """After a fork: the lanes are those of the parent's loops; ``core/forking.py`` says the rest."""

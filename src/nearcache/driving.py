@@ -15,6 +15,7 @@ from .core.effects import Command, Effect, Lead, Load, Outcome, Plan, Send, Slee
 from .core.forking import forget_in_children
 from .core.loading import current
 from .errors import InvalidArgument, LoadError, LoadTimeout, ServerError, WouldDeadlock
+from .transport.tasks import start_thread
 
 if TYPE_CHECKING:
     from .base import Core
@@ -314,7 +315,8 @@ class _Beats:
             if self._running:
                 return
             self._running = True
-        threading.Thread(target=self._run, name="nearcache-beat", daemon=True).start()
+        if start_thread("nearcache-beat", self._run) is None:
+            self._running = False
 
     def _run(self) -> None:
         pause = threading.Event()

@@ -6,7 +6,6 @@ connection anew, so whoever reconnects, a lane or redis-py's client, arrives whe
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from .handshake import open_wire
 from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
 from .slots import Node, SlotMap
+from .tasks import in_thread
 from .thread_wire import ThreadWire, open_thread_wire
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Topology:
     async def _find(self) -> Endpoint:
         if self._sentinels is not None:
             return await self._sentinels.find()
-        return await asyncio.to_thread(self._start) if self._endpoint.kind == "embedded" else self._endpoint
+        return await in_thread(self._start) if self._endpoint.kind == "embedded" else self._endpoint
 
     def _find_in_thread(self) -> Endpoint:
         if self._sentinels is not None:
@@ -192,7 +192,7 @@ class Topology:
             await driver.aclose()
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
-            await asyncio.to_thread(embedded.release)
+            await in_thread(embedded.release)
 
     def forget_in_child(self) -> None:
         """After a fork: the driver's connections are the parent's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice, repeat
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -208,7 +209,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(ConnectionFailed(f"the connection was lost: {exc or 'closed by the server'}"))
-        if not self.closed.done():
+        if not self.closed.done() and not self._loop.is_closed():
             self.closed.set_result(None)
 
     # -- deadlines and the end
@@ -246,14 +247,26 @@ class Wire(asyncio.Protocol):
         self._due.clear()
         waiting, self.waiting = self.waiting, deque()
         if self._transport is not None:
-            self._transport.abort()
+            _close(self._transport, self._loop)
             self._transport = None
         try:
             self.on_lost()
         finally:
             for waiter in waiting:
-                if not waiter.done():
+                if not waiter.done() and not self._loop.is_closed():
                     waiter.set_exception(afresh(error))
+
+
+def _close(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed():
+        transport.abort()
+        return
+    # Nobody will make the call in which asyncio's transports close their socket. (uvloop has closed it by itself.)
+    with suppress(RuntimeError):
+        transport.abort()
+    finish = getattr(transport, "_call_connection_lost", None)
+    if finish is not None:
+        finish(None)
 
 
 def afresh(error: Exception) -> Exception:

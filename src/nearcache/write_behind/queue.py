@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..connections import get_multi_redis_connection_manager
 from ..core.forking import forget_in_children, keep
 from ..sentinels import DEFAULT, Default
+from ..transport.tasks import start_keeper, start_thread
 from .buffer import Buffer, Write
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ class _Queue:
         self._buffer = Buffer(_ATTEMPTS)
         self._coming: int = 0  # values on their way into the cache, and then into the buffer
         self._failing = False
-        self._registered = False
         forget_in_children(self)
 
     def forget_in_child(self) -> None:
@@ -49,18 +49,6 @@ class _Queue:
     def pending(self) -> int:
         """Values that have not reached the writer yet."""
         return len(self._buffer)
-
-    def _register(self, drain: Callable[[], Any]) -> None:
-        """Have ``disconnect_all`` drain it, once."""
-        if self._registered:
-            return
-
-        def close() -> Any:
-            self._registered = False
-            return drain()
-
-        self._registered = True
-        get_multi_redis_connection_manager().at_close(close)
 
     def _written(self, write: Write) -> None:
         self._buffer.written(write)
@@ -172,9 +160,10 @@ class AsyncWriteBehind(_Queue):
         return None
 
     def _start(self) -> None:
-        self._register(self.drain)
+        get_multi_redis_connection_manager().at_close(self.drain)
         if all(worker.done() for worker in self._workers):
-            self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
+            loop = asyncio.get_running_loop()
+            self._workers = [start_keeper(loop, self._work(), "nearcache-writer") for _ in range(_WORKERS)]
 
     async def _wait(self, until: float | None) -> None:
         """For anything to change; everybody who waits wakes up, and looks again."""
@@ -263,7 +252,12 @@ class WriteBehind(_Queue):
                 self._start()
                 self._buffer.hasten()
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: not self.pending, _DRAIN)
+            at_work = self._at_work()
+            if at_work:
+                self._changed.wait_for(lambda: not self.pending, _DRAIN)
+        if not at_work:
+            self._work_here(time.monotonic() + _DRAIN)
+        with self._changed:
             self._stop.set()
             workers, self._workers = self._workers, []
             self._changed.notify_all()
@@ -274,30 +268,42 @@ class WriteBehind(_Queue):
             return self._drained()
 
     def _start(self) -> None:
-        self._register(lambda: asyncio.to_thread(self.drain))
-        if any(worker.is_alive() for worker in self._workers):
+        get_multi_redis_connection_manager().at_close(self.drain)
+        if self._at_work():
             return
         self._stop = threading.Event()
-        self._workers = [
-            threading.Thread(target=self._work, args=(self._stop,), name="nearcache-writer", daemon=True)
-            for _ in range(_WORKERS)
-        ]
-        for worker in self._workers:
-            worker.start()
+        started = [start_thread("nearcache-writer", self._work, self._stop) for _ in range(_WORKERS)]
+        self._workers = [worker for worker in started if worker is not None]
+
+    def _at_work(self) -> bool:
+        return any(worker.is_alive() for worker in self._workers)
 
     def _work(self, stop: threading.Event) -> None:
         while (write := self._next(stop)) is not None:
-            error: BaseException | None = None
-            try:
-                self._writer(write.key, write.value)
-            except BaseException as raised:  # sys.exit() in a writer must not cost its key the thread
-                error = raised
-            with self._changed:
-                if error is None:
-                    self._written(write)
-                else:
-                    self._failed(write, error)
-                self._changed.notify_all()
+            self._write(write)
+
+    def _work_here(self, until: float) -> None:
+        """Without a worker: the interpreter is ending, and starts no thread any more."""
+        while self.pending and time.monotonic() < until:
+            write = self._buffer.take(time.monotonic())
+            if write is not None:
+                self._write(write)
+            else:
+                due = self._buffer.next_due()
+                time.sleep(max(0.0, min(until, until if due is None else due) - time.monotonic()))
+
+    def _write(self, write: Write) -> None:
+        error: BaseException | None = None
+        try:
+            self._writer(write.key, write.value)
+        except BaseException as raised:  # sys.exit() in a writer must not cost its key the thread
+            error = raised
+        with self._changed:
+            if error is None:
+                self._written(write)
+            else:
+                self._failed(write, error)
+            self._changed.notify_all()
 
     def _next(self, stop: threading.Event) -> Write | None:
         with self._changed:
