@@ -9,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import traceback
@@ -24,6 +23,7 @@ from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_ma
 from nearcache.driving import beats
 from nearcache.write_behind import AsyncWriteBehind
 
+from ..programs import program, run
 from ..servers import ClusterServers, ValkeyServer, wait_until
 from .test_handshake import tls_port  # noqa: F401  # a fixture
 
@@ -153,13 +153,12 @@ def test_a_child_of_a_running_loop(
 
 async def say_elsewhere(url: str, key: str, value: str) -> None:
     """Another process writes."""
-    program = f"""
-        from nearcache import Cache, Settings
+    text = f"""
         cache = Cache(60, "fork")
-        cache.initialize(Settings(redis_url={url!r}, _env_file=None))
-        assert cache.set({key!r}, {value!r})
+        cache.initialize(settings)
+        print(cache.set({key!r}, {value!r}))
     """
-    await asyncio.to_thread(run, program)
+    assert await asyncio.to_thread(run, text, url) == (0, ["True"], "")
 
 
 async def eventually(read: Callable[[], Any], value: object) -> None:
@@ -169,42 +168,29 @@ async def eventually(read: Callable[[], Any], value: object) -> None:
         await asyncio.sleep(0.01)
 
 
-def run(program: str, *options: str, code: int = 0, stderr: str | None = "", **more: Any) -> str:
-    """Run a program that has to end well, without a warning; what it printed."""
-    arguments = [sys.executable, "-X", "dev", "-W", "error", *options, "-c", textwrap.dedent(program)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=50, **more)
-    assert (done.returncode, done.stderr) == (code, done.stderr if stderr is None else stderr), done.stdout
-    return done.stdout
-
-
 ORPHAN = """
-    import asyncio, os, sys, {loop}
-    from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
-
+    import uvloop
     async def main():
         cache = AsyncCache(60, "orphan")
-        settings = Settings(redis_url={url!r}, _env_file=None)
         await cache.initialize(settings)
         cache.sync().initialize(settings)
         await cache.get("k")
         cache.sync().get("k")
-        await get_multi_redis_connection_manager().get_client().ping()
+        await manager.get_client().ping()
         child = os.fork()
         if child == 0:
             sys.stdin.read()
             os._exit(0)
         print(os.getpid(), flush=True)
         await asyncio.sleep(60)
-
-    {loop}.run(main())
 """
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_connections_end_with_the_parent_though_a_child_lives(loop: str, url: str, server: ValkeyServer) -> None:
-    program = textwrap.dedent(ORPHAN.format(loop=loop, url=url))
+    text = program(f"{ORPHAN}    {loop}.run(main())", url)
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
@@ -221,27 +207,24 @@ def test_connections_end_with_the_parent_though_a_child_lives(loop: str, url: st
 
 def test_a_child_that_ends_in_order_disturbs_nobody(url: str) -> None:
     """It runs the parent's clean-up, through the parent's loop: ``sys.exit`` in a coroutine."""
-    program = f"""
-        import asyncio, os, sys
-        from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
-
+    text = """
         async def main():
             cache = AsyncCache(60, "fork")
-            await cache.initialize(Settings(redis_url={url!r}, _env_file=None))
+            await cache.initialize(settings)
             await cache.set("k", 1)
             child = os.fork()
             if child == 0:
                 sys.exit(3)
-            # In this thread: what the child does to the loop both share is not to be hidden by this one's turns.
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-            assert await cache.get("k") == 1
-            assert await cache.lookup("none")
-            assert get_multi_redis_connection_manager().get_connection_status("cache").reconnects == 0
-            await get_multi_redis_connection_manager().disconnect_all()
+            # In this thread: what the child does to the poller both share is not to be hidden by this one's turns.
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            print(await cache.get("k"), (await cache.lookup("none")).state)
+            print(manager.get_connection_status("cache").reconnects)
+            await manager.disconnect_all()
 
         asyncio.run(main())
     """
-    run(program, stderr=None)
+    ended = run(text, url)
+    assert (ended.code, ended.lines) == (0, ["3", "1 absent", "0"])
 
 
 def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
