@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import multiprocessing
 import os
 import pickle
@@ -20,7 +22,9 @@ import pytest
 import uvloop
 
 from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
+from nearcache.base import _NO_TIER
 from nearcache.driving import beats
+from nearcache.transport.thread_wire import ThreadWaiter
 from nearcache.write_behind import AsyncWriteBehind
 
 from ..programs import program, run
@@ -49,6 +53,7 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
+            signal.alarm(40)  # whatever holds it up, it ends
             try:
                 os.write(writing, pickle.dumps(work()))
                 status = 0
@@ -91,9 +96,15 @@ def settings(url: str, **more: Any) -> Settings:
 
 def use(cache: AsyncCache, new_loop: Callable[[], asyncio.AbstractEventLoop], key: str) -> dict[str, Any]:
     """What a child makes of a cache, on a loop of its own."""
+    complaints: list[str] = []
+    sys.unraisablehook = lambda problem: complaints.append(repr(problem))
+    handler = logging.Handler()
+    handler.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("asyncio").addHandler(handler)
 
     async def story() -> dict[str, Any]:
-        seen: dict[str, Any] = {"before": await cache.lookup("parent")}
+        gc.collect()
+        seen: dict[str, Any] = {"before": await cache.lookup("parent"), "complaints": complaints}
         seen["set"] = await cache.set(key, "child")
         seen["get"] = await cache.get(key)
         seen["near"] = (await cache.lookup(key)).tier
@@ -107,6 +118,7 @@ def use(cache: AsyncCache, new_loop: Callable[[], asyncio.AbstractEventLoop], ke
 def check(seen: dict[str, Any]) -> None:
     assert (seen["before"].value, seen["before"].tier) == ("old", "server"), "the near tier begins empty"
     assert (seen["set"], seen["get"], seen["near"]) == (True, "child", "near")
+    assert seen["complaints"] == [], "of what was collected"
 
 
 # -- sockets
@@ -179,6 +191,7 @@ ORPHAN = """
         await manager.get_client().ping()
         child = os.fork()
         if child == 0:
+            signal.alarm(40)
             sys.stdin.read()
             os._exit(0)
         print(os.getpid(), flush=True)
@@ -313,16 +326,86 @@ def test_forks_while_sixteen_threads_use_the_cache(url: str) -> None:
     try:
         for _ in range(12):
             child = Child(in_child)
-            watchdog = threading.Timer(20, os.kill, (child.pid, signal.SIGKILL))
-            watchdog.start()
             assert all(child.result())
-            watchdog.cancel()
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert problems == []
     assert "child" not in written
+
+
+def locks() -> list[tuple[str, Any]]:
+    """Every lock of every object of nearcache's, and whose it is, found by looking into all there are."""
+    found: dict[int, tuple[str, Any]] = {}
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if not str(kind.__module__).startswith("nearcache") or isinstance(thing, ThreadWaiter) or thing is _NO_TIER:
+            continue  # a waiter's is made locked, and nobody ever locks that of the tier of no client
+        slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+        for value in (*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)):
+            for lock in value if isinstance(value, list) else [value]:
+                inner = lock._cond if isinstance(lock, threading.Event) else lock  # type: ignore[attr-defined]
+                if hasattr(inner, "acquire") and hasattr(inner, "release"):
+                    found[id(inner)] = kind.__name__, inner
+    return list(found.values())
+
+
+def test_whatever_another_thread_has_locked_is_free_in_the_child(url: str) -> None:
+    manager = get_multi_redis_connection_manager()
+    manager.register("memory", "memory://forks")
+    cache, memory = Cache(60, "locks"), Cache(60, "locks", "memory")
+    for each in (cache, memory):
+        each.initialize(settings(url))
+    behind = cache.write_behind(lambda key, value: None)
+    behind.set("k", 1)
+
+    def everything() -> bool:
+        gc.collect()
+        stuck = []
+        for owner, lock in locks():
+            if lock.acquire(blocking=False):
+                lock.release()
+            else:
+                stuck.append(owner)
+        assert set(stuck) <= {"ThreadWire"}, "the parent's connection, which nobody uses any more"
+        for each in (cache, memory):
+            assert each.set("k", 1, tags=["t"])
+            assert each.get("k") == 1
+            assert each.get_or_set("load", lambda: 2) == 2
+            each.invalidate_tags("t")
+            each.delete("k")
+            assert each.clear() is not None
+        assert behind.set("k", 2)
+        assert behind.drain() == 0
+        manager.register(f"more-{os.getpid()}", f"memory://more-{os.getpid()}")
+        done = threading.Event()
+        beats.join(done, lambda: None)
+        done.set()
+        manager.close()
+        return True
+
+    assert behind.drain() == 0
+    all_locked, forked = threading.Event(), threading.Event()
+    count: list[int] = []
+    found = locks()
+
+    def lock_all() -> None:
+        held = [lock for _, lock in found if lock.acquire(blocking=False)]
+        count.append(len(held))
+        all_locked.set()
+        forked.wait()
+        for lock in held:
+            lock.release()
+
+    thread = threading.Thread(target=lock_all)
+    thread.start()
+    assert all_locked.wait(10)
+    child = Child(everything)
+    forked.set()
+    thread.join()
+    assert child.result()
+    assert count[0] > 80, "those of the write-behind queue alone are 65"
 
 
 # -- work under way
