@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import uvloop
 
-from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Cache, LoadTimeout, Settings, get_multi_redis_connection_manager
 from nearcache.client import Client
 from nearcache.core.flights import Flight
 from nearcache.tiers.memory import NearTier
@@ -33,6 +34,14 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 OURS = (Client, NearTier, Lane, Wire, ThreadLane, ThreadWire, Flight)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    logging.disable()  # pytest keeps what is logged, and with an error the frames it was raised through
+    yield
+    logging.disable(logging.NOTSET)
+    get_multi_redis_connection_manager().close()
 
 
 def settings(url: str) -> Settings:
@@ -67,6 +76,12 @@ def objects() -> dict[str, int]:
     gc.collect()
     counts = Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, OURS))
     return dict(counts)
+
+
+def no_more(held: dict[str, int], *, most: int = 0) -> None:
+    """At most so many more of each than there were."""
+    after = objects()
+    assert all(after[name] <= held.get(name, 0) + most for name in after), (held, after)
 
 
 def fail() -> Any:
@@ -120,7 +135,7 @@ async def fail_to_load(cache: AsyncCache, server: ValkeyServer) -> None:
     loads = [cache.get_or_set("k", fail) for _ in range(5)]
     assert all(isinstance(error, LookupError) for error in await asyncio.gather(*loads, return_exceptions=True))
     slow = [cache.get_or_set("slow", never) for _ in range(5)]
-    assert all(isinstance(error, TimeoutError) for error in await asyncio.gather(*slow, return_exceptions=True))
+    assert all(isinstance(error, LoadTimeout) for error in await asyncio.gather(*slow, return_exceptions=True))
     await cache.get_or_set("stale", lambda: 1, ttl=0.001)
     await asyncio.sleep(0.01)
     assert await cache.get_or_set("stale", never, soft_timeout=0.01) == 1  # and the load goes on
@@ -194,7 +209,7 @@ def test_a_loop_s_cycles_leave_nothing(
                 fresh_server.start()
             fresh_server.command("PING")
         await asyncio.to_thread(wait_until, lambda: descriptors() <= before, "descriptors to be as before")
-        assert objects() == held
+        no_more(held)
         caches, clients = zip(*made, strict=True)
         assert [cache() for cache in caches] == [None] * CYCLES
         assert [client() for client in clients[:-1]] == [None] * (CYCLES - 1), "the manager has the last one"
@@ -204,15 +219,20 @@ def test_a_loop_s_cycles_leave_nothing(
 
 
 async def left_on_loop() -> None:
-    """After ``disconnect_all``: at once no task, no timer; soon no thread."""
+    """After ``disconnect_all``: no task, but for loads under way, which end by themselves; no timer; no thread."""
     loop = asyncio.get_running_loop()
+    if loads := asyncio.all_tasks() - {asyncio.current_task()}:
+        assert {task.get_coro().__qualname__ for task in loads} == {"drive"}
+        await asyncio.wait(loads, timeout=10)
+        await asyncio.sleep(0)
     assert asyncio.all_tasks() - {asyncio.current_task()} == set()
     timers = [timer for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()]
     assert timers == []
     await asyncio.to_thread(wait_until, lambda: not threads(), "threads to have ended")
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+# Without write-behind: a queue is the manager's, and its loop the queue's, until it is drained.
+@pytest.mark.parametrize("story", STORIES[:-1], ids=lambda story: story.__name__)
 def test_loops_that_end_around_a_client_leave_nothing(story: Story, fresh_server: ValkeyServer) -> None:
     """``asyncio.run`` again and again on the same client, which nobody disconnects."""
     cache = AsyncCache(60, "leaks")
@@ -241,8 +261,7 @@ def test_loops_that_end_around_a_client_leave_nothing(story: Story, fresh_server
         fresh_server.start()
     fresh_server.command("PING")
     wait_until(lambda: descriptors() <= before, "descriptors to be as before")
-    after = objects()
-    assert all(after.get(name, 0) <= held.get(name, 0) + 1 for name in {*held, *after}), (held, after)
+    no_more(held, most=1)
     assert [loop() for loop in loops[:-1]] == [None] * (CYCLES - 1), "the client has the last one"
     get_multi_redis_connection_manager().close()
     wait_until(lambda: not threads(), "threads to have ended")
@@ -334,7 +353,7 @@ def test_the_cycles_of_threads_leave_nothing(story: ThreadStory, fresh_server: V
     fresh_server.running or fresh_server.start()
     fresh_server.command("PING")
     wait_until(lambda: descriptors() <= before, "descriptors to be as before")
-    assert objects() == held
+    no_more(held)
     caches, clients = zip(*made, strict=True)
     assert [cache() for cache in caches] == [None] * CYCLES
     assert [client() for client in clients[:-1]] == [None] * (CYCLES - 1), "the manager has the last one"

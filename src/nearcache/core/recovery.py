@@ -101,7 +101,7 @@ class Recovery:
                 debt = Debt((link,), began, self.noted, soft)
                 before = owed.get((kind, name))
                 if before is not None:
-                    links = (*(other for other in before.links if other != link), link)
+                    links = (*(other for other in before.links if other != link and self.alive(other)), link)
                     debt = Debt(links, max(began, before.began), self.noted, soft and before.soft)
                     if len(owed) > 1:  # it is the newest now; never empty for a moment: others look without the lock
                         del owed[kind, name]

@@ -111,7 +111,7 @@ class AsyncWriteBehind(_Queue):
         """
         if (home := self._elsewhere()) is not None:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.set(key, value), home))
-        self._start()
+        self._begin()
         while self.pending + self._coming >= _MAX_PENDING:
             await self._wait(None)
         self._coming += 1
@@ -123,7 +123,7 @@ class AsyncWriteBehind(_Queue):
             raise
         finally:
             self._coming -= 1
-            self._start()
+            self._begin()
             self._news.set()
         return cached
 
@@ -160,10 +160,13 @@ class AsyncWriteBehind(_Queue):
         return None
 
     def _start(self) -> None:
-        get_multi_redis_connection_manager().at_close(self.drain)
         if all(worker.done() for worker in self._workers):
             loop = asyncio.get_running_loop()
             self._workers = [start_keeper(loop, self._work(), "nearcache-writer") for _ in range(_WORKERS)]
+
+    def _begin(self) -> None:
+        get_multi_redis_connection_manager().at_close(self.drain)
+        self._start()
 
     async def _wait(self, until: float | None) -> None:
         """For anything to change; everybody who waits wakes up, and looks again."""
@@ -230,7 +233,7 @@ class WriteBehind(_Queue):
     def set(self, key: str, value: Any) -> bool:
         """Cache ``value`` now and hand it to the writer soon; see ``AsyncWriteBehind.set``."""
         with self._changed:
-            self._start()
+            self._begin()
             self._changed.wait_for(lambda: self.pending + self._coming < _MAX_PENDING)
             self._coming += 1
         try:
@@ -241,7 +244,7 @@ class WriteBehind(_Queue):
         finally:
             with self._changed:
                 self._coming -= 1
-                self._start()
+                self._begin()
                 self._changed.notify_all()
         return cached
 
@@ -268,12 +271,15 @@ class WriteBehind(_Queue):
             return self._drained()
 
     def _start(self) -> None:
-        get_multi_redis_connection_manager().at_close(self.drain)
         if self._at_work():
             return
         self._stop = threading.Event()
         started = [start_thread("nearcache-writer", self._work, self._stop) for _ in range(_WORKERS)]
         self._workers = [worker for worker in started if worker is not None]
+
+    def _begin(self) -> None:
+        get_multi_redis_connection_manager().at_close(self.drain)
+        self._start()
 
     def _at_work(self) -> bool:
         return any(worker.is_alive() for worker in self._workers)
