@@ -12,13 +12,14 @@ for the null device: the connection has one holder less, and whoever still has t
 from __future__ import annotations
 
 import os
+import socket
 import weakref
 from contextlib import suppress
 from typing import Protocol
 
 from ..core.forking import forget_in_children
 
-__all__ = ["Numbered", "close_in_children", "exchange"]
+__all__ = ["Numbered", "close_in_children", "exchange", "hang_up"]
 
 
 class Numbered(Protocol):
@@ -55,3 +56,9 @@ def exchange(number: int) -> None:
         if null != number:
             os.dup2(null, number, inheritable=False)
             os.close(null)
+
+
+def hang_up(number: int) -> None:
+    """End a connection, for the server at once, whose loop does not turn, and so does not close it."""
+    with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+        connection.shutdown(socket.SHUT_RDWR)

@@ -38,6 +38,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from .descriptors import hang_up
 from .hello import local_clock
 from .tasks import start_keeper
 from .wire import Batch, Command, Hook, Listener, Waiter, Wire, afresh, announce, pack
@@ -330,7 +331,10 @@ class Lane:
 
     def drop(self) -> None:
         """Close at once, for a loop that does not turn any more."""
+        wire = self._wire
         self._shut()
+        if wire is not None:
+            hang_up(wire.fileno())
 
     def _shut(self) -> None:
         """The synchronous end: also reached when the loop cancels its tasks on the way out."""
