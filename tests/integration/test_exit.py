@@ -23,6 +23,20 @@ USED_ON_A_LOOP = """
         await cache.set("k", 1)
         print(await cache.get("k"))
 """
+CLOSED_BY_HAND = """
+    for last in (False, True):
+        if last:
+            print = id  # once is enough
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        gc.collect()
+"""
+NOTHING_NEAR = """
+    cache = Cache(60, "exit")
+    cache.initialize(settings)
+    print(cache.get("k", 1))
+"""
 USED_BY_THREADS = """
     cache = Cache(60, "exit")
     cache.initialize(settings)
@@ -39,8 +53,9 @@ USED_BY_THREADS = """
         USED_ON_A_LOOP + "        await manager.disconnect_all()\n    asyncio.run(main())",
         USED_ON_A_LOOP + "        cache.sync().get('k')\n    asyncio.run(main())\n    kept = manager.client('cache')",
         USED_ON_A_LOOP + "        sys.exit(0)\n    asyncio.run(main())",
-        USED_ON_A_LOOP + "    loop = asyncio.new_event_loop()\n    loop.run_until_complete(main())\n    loop.close()",
+        USED_ON_A_LOOP + CLOSED_BY_HAND,
         USED_BY_THREADS,
+        NOTHING_NEAR,
         USED_BY_THREADS + "    manager.close()",
         USED_BY_THREADS + "    atexit.register(manager.close)",
         USED_BY_THREADS + "    kept = (cache, cache._core.client.thread_link()._connection)",
@@ -55,6 +70,7 @@ USED_BY_THREADS = """
         "exit in a coroutine",
         "loop closed by hand",
         "threads",
+        "nothing near",
         "closed",
         "closed at exit",
         "kept",
