@@ -240,6 +240,31 @@ def test_a_child_that_ends_in_order_disturbs_nobody(url: str) -> None:
     assert (ended.code, ended.lines) == (0, ["3", "1 absent", "0"])
 
 
+@pytest.mark.parametrize("runner", ["asyncio.run", "uvloop.run"])
+def test_a_child_s_own_files_stay_open(runner: str, url: str) -> None:
+    """The transports it was copied with close their numbers when the loop is ended: none may be a file of its own."""
+    text = f"""
+        import uvloop
+        async def main():
+            cache = AsyncCache(60, "fork")
+            await cache.initialize(settings)
+            cache.sync().initialize(settings)
+            cache.sync().get("k")
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                files = [open(os.devnull) for _ in range(50)]
+                atexit.register(lambda: [os.fstat(file.fileno()) for file in files] and os._exit(3))
+                sys.exit(0)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            os._exit(0)
+
+        {runner}(main())
+    """
+    ended = run(text, url, strict=False)
+    assert (ended.code, ended.lines) == (0, ["3"]), ended.complaints
+
+
 def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
     cache = Cache(60, "fork")
     cache.initialize(settings(url))
