@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 import threading
 import time
-import weakref
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .core.breaker import Breaker
 from .core.clock import clock
 from .core.flights import Flights
+from .core.forking import forget_in_children, keep
 from .core.keys import Namespace
 from .core.leases import Holder
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized
@@ -31,6 +29,7 @@ from .transport.lane import Lane
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
 from .transport.rights import Denials
+from .transport.tasks import in_thread
 from .transport.thread_lane import ThreadLane
 from .transport.topology import Topology
 
@@ -98,7 +97,7 @@ class Client:
             now=self.clock.monotonic,
         )
         self.near.on_revoked = self.flights.detach
-        self.breaker.on_failed = self.near.in_trouble
+        self.breaker.on_failed = self.near.trouble.command_failed
         self.holder = Holder(self._prefix, self.clock.monotonic)
         self._memory: MemoryLink | None = None
         if endpoint.kind == "memory":
@@ -125,7 +124,7 @@ class Client:
         self._last_error: str | None = None
         self._down_since: float | None = None
         self._last_line = 0.0
-        _clients.add(self)
+        forget_in_children(self)
 
     # -- links
 
@@ -166,6 +165,7 @@ class Client:
                 return self._lanes[loop]
             for other in [other for other in self._lanes if other.is_closed()]:
                 lane = self._lanes.pop(other)
+                lane.drop()
                 self.near.lost(lane)
                 self.near.detach(lane)
             lane = self._lanes[loop] = self._make_link(loop)
@@ -279,23 +279,38 @@ class Client:
             elif loop.is_running():
                 closing = asyncio.run_coroutine_threadsafe(lane.aclose(), loop)
                 await asyncio.wait([asyncio.wrap_future(closing)], timeout=self.settings.command_timeout + 1)
-            elif not loop.is_closed():
+            else:
                 lane.drop()
         thread_lane, self._thread_lane = self._thread_lane, None
         if thread_lane is not None:
-            await asyncio.to_thread(thread_lane.close)
+            await in_thread(thread_lane.close)
         await self.topology.aclose()
 
+    def finish(self) -> None:
+        """At the interpreter's end: tell the server what it is owed, and give the connections back.
+
+        Whoever ends later still finds the client open; it connects anew.
+        """
+        self._recovering.finish()
+        if self._thread_lane is not None:
+            self._thread_lane.rest()
+        for loop, lane in list(self._lanes.items()):
+            if not loop.is_running():
+                lane.drop()
+
     def forget_in_child(self) -> None:
-        """After a fork: nothing of the parent's connections may be touched, not even closed by their loops."""
-        _inherited.extend(self._lanes.values())
-        self._lanes = {}
+        """After a fork: the lanes are those of the parent's loops; ``core/forking.py`` says the rest."""
+        self._lock = threading.Lock()
+        lanes, self._lanes = self._lanes, {}
+        keep(lanes)
         self.near.forget_in_child()
-        self.holder.renew()
+        for link in (self._thread_lane, self._memory):
+            if link is not None:
+                self.near.attach(link)
         if self._thread_lane is not None:
             self._thread_lane.forget_in_child()
-        self._lock = threading.Lock()
-        self.flights.forget()
+        self.holder.renew()
+        self.flights.forget_in_child()
         self.topology.forget_in_child()
         self._recovering.forget_in_child()
 
@@ -328,7 +343,7 @@ class Client:
     def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
-        self.near.trouble = self.near.now() if error is None else inf
+        (self.near.trouble.connected if error is None else self.near.trouble.connection_lost)()
         where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
         if error is None:
             self._server = lane.server
@@ -358,17 +373,3 @@ class Client:
         if self._memory is not None:
             raise ConfigurationError(f"client {self.name!r} is {self.endpoint.address}: there is no server to talk to")
         return self.topology.driver()
-
-
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_inherited: list[
-    Lane | ClusterLane
-] = []  # a forked child keeps these, untouched: closing one would disturb the parent's poller
-
-
-def _after_fork() -> None:
-    for client in list(_clients):
-        client.forget_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork)

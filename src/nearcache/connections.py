@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .client import Client, RedisClientType
+from .core.forking import forget_in_children
 from .errors import ConfigurationError, ConnectionFailed, NotInitialized, SettingsConflict
 from .status import AllConnectionStatus, ConnectionStatus, Health
+from .transport.tasks import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     import redis.asyncio
 
@@ -44,6 +48,11 @@ class MultiRedisConnectionManager:
         self._registered: dict[str, str] = {}
         self._credentials: dict[str, CredentialSource] = {}
         self._at_close: list[Callable[[], Any]] = []
+        forget_in_children(self)
+
+    def forget_in_child(self) -> None:
+        """After a fork: it has the parent's clients, which forget for themselves."""
+        self._lock = threading.Lock()
 
     # -- opening
 
@@ -108,6 +117,7 @@ class MultiRedisConnectionManager:
                     )
                 return client
             client = self._clients[name] = Client(name, endpoint, settings, self._credentials.get(name))
+            self._finish_at_exit(endpoint)
             return client
 
     def register(self, name: str, url: str) -> None:
@@ -245,8 +255,13 @@ class MultiRedisConnectionManager:
     # -- closing
 
     def at_close(self, drain: Callable[[], Any]) -> None:
-        """Have ``disconnect_all`` call, and await, ``drain`` before it closes the connections."""
-        self._at_close.append(drain)
+        """Have ``disconnect_all`` call ``drain`` before it closes the connections; at the latest at the process's exit.
+
+        Args:
+            drain: a coroutine function, or one that blocks, which is called in a thread of its own. Kept once.
+        """
+        if drain not in self._at_close:
+            self._at_close.append(drain)
 
     async def disconnect_all(self) -> None:
         """Let what is under way finish, drain write-behind, close every connection. Idempotent.
@@ -255,9 +270,7 @@ class MultiRedisConnectionManager:
         """
         drains, self._at_close = self._at_close, []
         for drain in drains:
-            result = drain()
-            if inspect.isawaitable(result):
-                await result
+            await (drain() if inspect.iscoroutinefunction(drain) else in_thread(drain))
         with self._lock:
             clients = [client for client in self._clients.values() if client.open]
         await asyncio.gather(*(client.aclose() for client in clients))
@@ -265,6 +278,26 @@ class MultiRedisConnectionManager:
     def close(self) -> None:
         """``disconnect_all`` for a program without an event loop."""
         asyncio.run(self.disconnect_all())
+
+    def _finish(self) -> None:
+        """At the interpreter's end, what nobody did before. No thread can be started any more."""
+        drains, self._at_close = self._at_close, []
+        with ExitStack() as last_first:  # each of them, whatever the others raise
+            for client in self._clients.values():
+                if client.open:
+                    last_first.callback(client.finish)
+            for drain in reversed(drains):
+                last_first.callback(partial(_run, drain) if inspect.iscoroutinefunction(drain) else drain)
+
+    def _finish_at_exit(self, endpoint: Endpoint) -> None:
+        if endpoint.kind == "embedded":
+            from .transport import embedded  # noqa: F401  # registers its own end, which has to come after this
+        atexit.unregister(self._finish)
+        atexit.register(self._finish)
+
+
+def _run(drain: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    asyncio.run(drain())
 
 
 _manager = MultiRedisConnectionManager()

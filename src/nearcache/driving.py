@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .core.effects import Command, Effect, Lead, Load, Outcome, Plan, Send, Sleep, Spawn, Wait
+from .core.forking import forget_in_children
 from .core.loading import current
 from .errors import InvalidArgument, LoadError, LoadTimeout, ServerError, WouldDeadlock
+from .transport.tasks import start_thread
 
 if TYPE_CHECKING:
     from .base import Core
@@ -300,9 +301,9 @@ class _Beats:
     """One thread that beats for all loads of this process's threads that take longer than a beat."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.forget_in_child()
 
-    def forget(self) -> None:
+    def forget_in_child(self) -> None:
         self._lock = threading.Lock()
         self._loads: list[tuple[threading.Event, Callable[[], None]]] = []
         self._running = False
@@ -314,7 +315,8 @@ class _Beats:
             if self._running:
                 return
             self._running = True
-        threading.Thread(target=self._run, name="nearcache-beat", daemon=True).start()
+        if start_thread("nearcache-beat", self._run) is None:
+            self._running = False
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -331,8 +333,7 @@ class _Beats:
 
 
 beats = _Beats()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=beats.forget)
+forget_in_children(beats)
 
 
 def _sleep_in_thread(effect: Sleep, link: ThreadLink, timer: Timer | None) -> None:

@@ -10,24 +10,44 @@ import asyncio
 import logging
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 
+from .core.forking import keep
 from .core.recovery import Recovery, Replay
 from .driving import drive, drive_in_thread
-from .errors import ConnectionFailed, NotInitialized, ServerError
+from .errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized, ServerError
 from .tiers import remote
+from .transport.tasks import start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from .client import Client
-    from .core.effects import Link
+    from .client import Client, ThreadLink
+    from .core.effects import Command, Link
+    from .transport.wire import Hook
 
 __all__ = ["Recovering"]
 
 _log = logging.getLogger("nearcache.connections")
 _EVERY = 0.5  # seconds between two attempts
 _WHY = "the oldest of more than NEARCACHE_RECOVERY_ENTRIES, or refused for good. What they meant to replace may be read"
+
+
+class _Hurried:
+    """A connection of threads on which nothing is asked any more after so many seconds."""
+
+    def __init__(self, link: ThreadLink, seconds: float) -> None:
+        self._link = link
+        self._until = monotonic() + seconds
+
+    def request(self, command: Command) -> Any:
+        return self.request_many([command])[0]
+
+    def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
+        if monotonic() > self._until:
+            raise CommandTimeout("it takes too long")
+        return self._link.request_many(commands, hook)
 
 
 class Recovering:
@@ -71,9 +91,7 @@ class Recovering:
                 return
             with self._lock:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._pay_in_thread, name="nearcache-recovery", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    self._thread = start_thread("nearcache-recovery", self._pay_in_thread)
 
     def _may_send(self, link: Link) -> bool:
         """Whether it is a connection that may still carry out what it was given."""
@@ -101,8 +119,22 @@ class Recovering:
             task.cancel()
             await asyncio.wait([task])
 
+    def finish(self) -> None:
+        """``aclose`` at the interpreter's end, in this thread: it connects, for the loop that did has perhaps ended."""
+        client, owed = self._client, self._recovery.owed
+        self._stop.set()
+        if not owed:
+            return
+        try:
+            link = client.thread_link()
+            hurried = _Hurried(link, client.settings.command_timeout)
+            drive_in_thread(cast("ThreadLink", hurried), self.replay.settled(link, wait=False))
+        except NearcacheError as error:
+            _log.warning("%s client: the process ends with %d writes not made good: %s", client.name, len(owed), error)
+
     def forget_in_child(self) -> None:
         """After a fork: the thread and the loops are the parent's. What is owed is owed by both processes."""
+        keep(self._timers, self._tasks)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread, self._timers, self._tasks = None, {}, {}
         self._recovery.forget_in_child()

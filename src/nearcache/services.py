@@ -5,7 +5,6 @@ Factories and getters are memoised: the same client, namespace and TTL (and the 
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from .aio import AsyncCache
@@ -50,7 +49,6 @@ _PLAIN_CACHE = _Kind(3600, "cache", _CACHE)
 _Identity = tuple[str, str, int | None, bool | None, Wire, bool, tuple[tuple[str, object], ...]]
 _caches: dict[_Identity, AsyncCache] = {}
 _first_initialized: dict[str, AsyncCache] = {}
-_lock = threading.Lock()
 
 
 def _get(
@@ -63,11 +61,11 @@ def _get(
     options = options or {}
     chosen = tuple(sorted((name, tuple(value) if name == "tags" else value) for name, value in options.items()))  # type: ignore[arg-type]
     identity = (str(kind.client_type), kind.namespace, milliseconds(kind.ttl), near, wire, strict, chosen)
-    with _lock:
-        cache = _caches.get(identity)
-        if cache is None:
-            cache = _caches[identity] = AsyncCache(*kind, near=near, wire=wire, strict=strict, **options)
-        return cache
+    cache = _caches.get(identity)
+    if cache is None:
+        # One step, whatever other threads do.
+        cache = _caches.setdefault(identity, AsyncCache(*kind, near=near, wire=wire, strict=strict, **options))
+    return cache
 
 
 async def initialize(core: Core, settings: Settings | None) -> None:
@@ -82,12 +80,11 @@ def initialize_for_threads(core: Core, settings: Settings | None) -> None:
 
 def _bind(core: Core, client: Client) -> None:
     core.bind(client)
-    with _lock:
-        first = _first_initialized.get(core.client_type)
-        if first is None or not first._core.client.open:
-            for cache in _caches.values():
-                if cache._core is core:
-                    _first_initialized[core.client_type] = cache
+    first = _first_initialized.get(core.client_type)
+    if first is None or not first._core.client.open:
+        for cache in list(_caches.values()):
+            if cache._core is core:
+                _first_initialized[core.client_type] = cache
 
 
 async def _create(

@@ -93,9 +93,19 @@ def test_or_anywhere_when_that_connection_is_gone() -> None:
 def test_after_a_fork_the_child_owes_it_on_no_connection() -> None:
     recovery = Recovery(10)
     recovery.owe(Kind.KEY, [b"a"], HERE, 1)
+    recovery.told(THERE, recovery.noted)
     recovery.forget_in_child()
+    assert recovery.untold(THERE, recovery.noted), "the child has told nobody"
     recovery.replayed(Kind.KEY, [b"a"], THERE, recovery.noted)
     assert not recovery.owed
+
+
+def test_a_connection_that_is_gone_is_not_waited_for_when_it_fails_again() -> None:
+    recovery = Recovery(10)
+    recovery.owe(Kind.KEY, [b"a"], HERE, 1)
+    recovery.alive = lambda link: link is not HERE
+    recovery.owe(Kind.KEY, [b"a"], THERE, 2)
+    assert [debt.links for debt in recovery.owed.values()] == [(THERE,)]
 
 
 def test_what_fails_during_a_replay_is_owed_on() -> None:

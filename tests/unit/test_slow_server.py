@@ -179,7 +179,7 @@ async def test_after_a_connection_came_back_an_unheard_change_is_soon_seen(
     faults.drop_pushes()
     await other.set("key", "new")
     faults.disconnect()
-    async_cache._core.tier.trouble = fake_clock.monotonic()  # memory:// comes back at once, and nobody is told
+    async_cache._core.tier.trouble.connected()  # memory:// comes back at once, and nobody is told
     fake_clock.advance(seconds)
     faults.delay(0.5)
     reading = asyncio.create_task(async_cache.get("key"))

@@ -149,7 +149,8 @@ class Fill:
     def _send(self, filling: Storing, unfilled: list[bytes], retry_ms: int | None) -> Plan[None]:
         """Fill, and give back the leases that brought no value."""
         parts = self._parts
-        releases = [parts.remote.release(key, self.token, retry_ms) for key in unfilled]
+        mine = self._holder.holds(self.token)  # not in a child that the loader has forked
+        releases = [parts.remote.release(key, self.token, retry_ms) for key in unfilled if mine]
         if not filling.commands and not releases:
             return
         count = len(filling.commands)

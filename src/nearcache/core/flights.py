@@ -75,6 +75,11 @@ class Flight:
         for waker in wakers:
             waker()
 
+    def forget_in_child(self) -> None:
+        """After a fork, perhaps by the loader itself: then what it returns in the child is nobody's but the child's."""
+        self._lock, self._wakers = threading.Lock(), []
+        self.detached = True
+
 
 class Flights:
     """The flights of one client, by stored key.
@@ -186,11 +191,13 @@ class Flights:
         self.retry_at.pop(key, None)
         return False
 
-    def forget(self) -> None:
-        """After a fork: the leaders are in the parent."""
+    def forget_in_child(self) -> None:
+        """After a fork: the parent leads, and stores what is loaded; who waits is there, too."""
         self._lock = threading.Lock()
-        self._flying = {}
         self.late = set()
+        flying, self._flying = self._flying, {}
+        for flight in flying.values():
+            flight.forget_in_child()
 
     def _end(self, flight: Flight) -> None:
         with self._lock:

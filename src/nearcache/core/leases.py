@@ -50,6 +50,10 @@ class Holder:
         """The load is over."""
         self._loads.pop(token, None)
 
+    def holds(self, token: bytes) -> bool:
+        """Whether this is a load of this process that is not over."""
+        return token in self._loads
+
     def gave_up(self, token: bytes) -> bool:
         """Whether this is a load of this process that nobody carries on: its loop was closed, or it was cancelled."""
         if token.partition(b".")[0] != self._name:

@@ -101,7 +101,7 @@ class Recovery:
                 debt = Debt((link,), began, self.noted, soft)
                 before = owed.get((kind, name))
                 if before is not None:
-                    links = (*(other for other in before.links if other != link), link)
+                    links = (*(other for other in before.links if other != link and self.alive(other)), link)
                     debt = Debt(links, max(began, before.began), self.noted, soft and before.soft)
                     if len(owed) > 1:  # it is the newest now; never empty for a moment: others look without the lock
                         del owed[kind, name]
@@ -155,7 +155,7 @@ class Recovery:
 
     def forget_in_child(self) -> None:
         """After a fork: the connections are the parent's. What is owed is owed by both processes."""
-        self._lock = threading.Lock()
+        self._lock, self._told = threading.Lock(), WeakKeyDictionary()
         for what, debt in list(self.owed.items()):
             self.owed[what] = debt._replace(links=())
 

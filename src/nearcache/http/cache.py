@@ -139,7 +139,7 @@ class HTTPCache:
 
     def is_in_trouble(self) -> bool:
         """Whether a look at the server may take long: it does not answer, or has not a moment ago."""
-        return bool(self._core.flights.late) or self._core.tier.troubled
+        return bool(self._core.flights.late) or self._core.tier.trouble.lasts
 
     def is_loading(self, key: str) -> bool:
         """Whether this process is asking the application for it."""

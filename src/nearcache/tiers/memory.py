@@ -41,6 +41,7 @@ from ..core.effects import Link
 from ..core.found import Found
 from ..core.keys import Namespace
 from ..core.ports import Mark
+from ..core.trouble import Trouble
 from ..sentinels import Miss
 from .entry import Entry
 from .eviction import Eviction
@@ -50,7 +51,6 @@ __all__ = ["NearTier"]
 
 _COUNTERS_PER_ENTRY: Final = 2  # how many counters may be known per near entry before unused ones are forgotten
 _MOST_HOMES: Final = 16  # dictionaries' places an entry is found at: nobody counts their bytes
-_TROUBLED: Final = 1.0  # seconds for which one trouble counts
 _JUST_LEARNT: Final = 100  # counters that are not: values are about to be judged by them
 
 
@@ -65,7 +65,7 @@ class NearTier:
         now: seconds, monotonic.
 
     Attributes:
-        trouble: when a connection last came up or a command failed; ``inf`` while a connection is down.
+        trouble: whether the server is in any.
     """
 
     def __init__(
@@ -74,21 +74,14 @@ class NearTier:
         self.keeps = keeps
         self.epoch = 0
         self.now = now
+        self.trouble = Trouble(now)
         self.on_revoked: Callable[[list[bytes] | None], None] = lambda keys: None
         self._ttl = ttl
         self._few_counters = self._most_counters = max(1000, _COUNTERS_PER_ENTRY * entries)
         self._lock = threading.Lock()
-        self._entries: dict[bytes, Entry] = {}
-        self._eviction = Eviction(entries, size)
-        self.stamp = self._eviction.now  # what a hit writes into its entry
-        self._marks: dict[bytes, Mark] = {}
-        self._watches: dict[bytes, list[Watching]] = {}
-        # By counter, the least version that is not known to be invalid: what is left over has to have it, too.
-        self._least: dict[bytes, float] = {}
-        # What was loaded while no server could be asked has this in place of what a connection knows.
-        self.unheard: dict[bytes, tuple[int, int]] = {}
-        self.trouble = -inf
-        self._links: list[Link] = []
+        self._bounds = entries, size
+        self.unheard: dict[bytes, tuple[int, int]]
+        self._empty()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -128,7 +121,7 @@ class NearTier:
         if entry is None or now >= entry.dead_until:
             return None
         valid = entry.validity()
-        if isinstance(valid, Miss) or (slow and isinstance(valid, list) and not self.troubled):
+        if isinstance(valid, Miss) or (slow and isinstance(valid, list) and not self.trouble.lasts):
             return None
         if not entry.heard:
             return self._found(entry, now, soft=False) if loads and entry.known is self.unheard else None
@@ -222,10 +215,7 @@ class NearTier:
             link.watch()
 
     def keep_unheard(self, unheard: object, key: bytes, site: Namespace, name: str, found: Found, sent: float) -> None:
-        """Keep what was loaded while no server could be asked: for loads, until one can.
-
-        ``unheard`` is the tier's, and ``sent`` the time, from before the load.
-        """
+        """Keep what was loaded while no server could be asked; ``unheard`` and ``sent`` are from before the load."""
         with self._lock:
             if unheard is self.unheard and self.keeps:
                 self._forget(key)
@@ -299,15 +289,6 @@ class NearTier:
         for watch in fired:
             watch.fire()
 
-    def in_trouble(self) -> None:
-        """A command was not answered in time."""
-        self.trouble = max(self.trouble, self.now())
-
-    @property
-    def troubled(self) -> bool:
-        """Whether there is trouble, or was until less than a second ago."""
-        return self.now() < self.trouble + _TROUBLED
-
     def attach(self, link: Link) -> None:
         """A connection of the client: what is pushed on any of them holds for all."""
         with self._lock:
@@ -315,8 +296,7 @@ class NearTier:
 
     def detach(self, link: Link) -> None:
         with self._lock:
-            if link in self._links:
-                self._links.remove(link)
+            self._links = [other for other in self._links if other != link]
 
     def watch(self, keys: Collection[bytes]) -> Watching:
         """Register for the next push of any of these keys, before they are read."""
@@ -342,10 +322,29 @@ class NearTier:
             self._forget_all()
 
     def forget_in_child(self) -> None:
-        """After a fork: the connections are the parent's."""
+        """After a fork: the server tells the parent. Nothing is attached any more, and nothing held."""
         self._lock = threading.Lock()
-        with self._lock:
-            self._forget_all()
+        self.epoch += 1
+        for mark in list(self._marks.values()):
+            mark.tainted = True
+        for link in list(self._links):
+            link.counters.clear()
+        entries = list(self._entries.values())
+        self._empty()
+        for entry in entries:
+            self._unlink(entry)
+
+    def _empty(self) -> None:
+        self._entries: dict[bytes, Entry] = {}
+        self._eviction = Eviction(*self._bounds)
+        self.stamp = self._eviction.now  # what a hit writes into its entry
+        self._marks: dict[bytes, Mark] = {}
+        self._watches: dict[bytes, list[Watching]] = {}
+        # By counter, the least version that is not known to be invalid: what is left over has to have it, too.
+        self._least: dict[bytes, float] = {}
+        # What was loaded while no server could be asked has this in place of what a connection knows.
+        self.unheard = {}
+        self._links: list[Link] = []
 
     def _forget(self, key: bytes) -> None:
         mark = self._marks.pop(key, None)

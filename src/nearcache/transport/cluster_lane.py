@@ -32,6 +32,7 @@ from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitia
 from .hello import local_clock
 from .lane import Lane
 from .slots import Node, Part, Scatter, SlotMap
+from .tasks import start_keeper
 from .wire import Command, Hook, Listener, Waiter, afresh
 
 __all__ = ["REPLACED", "ClusterLane", "MakeLane", "NodeListener", "OnState", "at_node"]
@@ -105,7 +106,7 @@ class ClusterLane:
         self._early_waiters: deque[Waiter] = deque()
         self._wanted = asyncio.Event()
         self._first = loop.create_future()
-        self._keeper = loop.create_task(self._keep_up(), name="nearcache-cluster")
+        self._keeper = start_keeper(loop, self._keep_up(), "nearcache-cluster")
         self.counters: dict[bytes, tuple[int, int]] = {}
 
     # -- asking
@@ -275,7 +276,8 @@ class ClusterLane:
 
     def _shut(self) -> None:
         self._closed = True
-        self._fail_early(NotInitialized(_CLOSED))
+        if not self._loop.is_closed():
+            self._fail_early(NotInitialized(_CLOSED))
 
 
 class _Gathering:

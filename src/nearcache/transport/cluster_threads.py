@@ -16,6 +16,7 @@ from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitia
 from .cluster_lane import REPLACED, NodeListener, OnState, at_node
 from .hello import local_clock
 from .slots import Node, Part, Scatter, SlotMap
+from .tasks import start_thread
 from .thread_lane import ThreadLane
 from .wire import Command, Hook, Listener
 
@@ -183,7 +184,8 @@ class ClusterThreads:
             if self._refreshing or self._closed.is_set():
                 return
             self._refreshing = True
-        threading.Thread(target=self._refresh, name="nearcache-cluster", daemon=True).start()
+        if start_thread("nearcache-cluster", self._refresh) is None:
+            self._refreshing, self._down = False, None
 
     def _refresh(self) -> None:
         """Ask for the map until somebody tells it and every node in it is there."""
@@ -223,9 +225,17 @@ class ClusterThreads:
         for lane in lanes:
             lane.close()
 
+    def rest(self) -> None:
+        """``close``, but the next command connects again."""
+        for lane in list(self._lanes.values()):
+            lane.rest()
+
     def forget_in_child(self) -> None:
         """After a fork: the connections, and the thread that asks for the map, are the parent's."""
+        closed = self._closed.is_set()
         self._lock, self._finding, self._closed = threading.Lock(), threading.Lock(), threading.Event()
+        if closed:
+            self._closed.set()
         self._refreshing, self._down = False, None
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():

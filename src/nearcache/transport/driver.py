@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..core.forking import keep
+from .descriptors import exchange
 from .tls import tls_context
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from .credentials import Credentials
     from .endpoint import Endpoint
 
-__all__ = ["make_driver"]
+__all__ = ["forget_driver", "make_driver"]
 
 Find: TypeAlias = "Callable[[], Awaitable[Endpoint]]"
 
@@ -71,6 +73,18 @@ def _make_cluster_driver(endpoint: Endpoint, arguments: dict[str, Any]) -> Any:
 
     nodes = [ClusterNode(host, port) for host, port in endpoint.nodes]
     return RedisCluster(startup_nodes=nodes, **arguments | {"db": 0})
+
+
+def forget_driver(driver: Any) -> None:
+    """After a fork: its connections are the parent's, and redis-py does not know what that means on an event loop."""
+    keep(driver)
+    pools = driver.get_nodes() if hasattr(driver, "get_nodes") else [driver.connection_pool]
+    for pool in pools:
+        for name in ("_connections", "_available_connections", "_in_use_connections"):
+            for connection in list(getattr(pool, name, ())):
+                writer = getattr(connection, "_writer", None)
+                if writer is not None:
+                    exchange(writer.get_extra_info("socket").fileno())
 
 
 class _Discovery:

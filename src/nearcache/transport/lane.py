@@ -38,7 +38,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from .descriptors import hang_up
 from .hello import local_clock
+from .tasks import start_keeper
 from .wire import Batch, Command, Hook, Listener, Waiter, Wire, afresh, announce, pack
 
 __all__ = ["Breaker", "Lane"]
@@ -108,7 +110,7 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self._kill: int | None = None
         self._first = loop.create_future()
-        self._keeper = loop.create_task(self._keep_up(), name="nearcache-lane")
+        self._keeper = start_keeper(loop, self._keep_up(), "nearcache-lane")
         self.counters: dict[bytes, tuple[int, int]] = {}
         self.tracks = True
         self.track_all = track_all
@@ -329,7 +331,10 @@ class Lane:
 
     def drop(self) -> None:
         """Close at once, for a loop that does not turn any more."""
+        wire = self._wire
         self._shut()
+        if wire is not None:
+            hang_up(wire.fileno())
 
     def _shut(self) -> None:
         """The synchronous end: also reached when the loop cancels its tasks on the way out."""
@@ -339,6 +344,8 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._loop.is_closed():
+            return  # nobody waits on it any more
         self._fail_backlog(NotInitialized(_CLOSED))
         if not self._first.done():
             self._first.set_result(None)

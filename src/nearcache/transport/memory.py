@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..core.clock import Clock, clock
+from ..core.forking import forget_in_children
 from ..errors import CommandRefused
 from ..tiers import remote
 from ..tiers.eviction import Eviction
@@ -56,6 +57,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._entries: dict[bytes, _Stored] = {}
         self._side: dict[bytes, _Stored] = {}  # counters and leases: evicting one would do harm
+        self._bounds = entries, size
         self._eviction = Eviction(entries, size)
         self._writes = 0
         self._links: weakref.WeakSet[MemoryLink] = weakref.WeakSet()
@@ -81,6 +83,17 @@ class MemoryStore:
         }
         self._changed: list[bytes] = []
         self._evicted: list[bytes] = []
+        forget_in_children(self)
+
+    def forget_in_child(self) -> None:
+        """After a fork: a copy, from now on one of its own. Another thread may have been in the middle of a write."""
+        self._lock = threading.RLock()
+        self._changed, self._evicted = [], []
+        self._eviction = Eviction(*self._bounds)
+        for stored in list(self._entries.values()):
+            stored.filed = 0
+            for gone in self._eviction.add(stored):
+                self._entries.pop(gone.key, None)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -320,7 +333,6 @@ class MemoryLink:
 
 
 _stores: dict[tuple[str, int, Clock], MemoryStore] = {}
-_stores_lock = threading.Lock()
 
 
 def get_store(name: str, db: int, entries: int, size: int) -> MemoryStore:
@@ -328,12 +340,9 @@ def get_store(name: str, db: int, entries: int, size: int) -> MemoryStore:
 
     Under another clock it is another store: its values could not end in time for both.
     """
-    with _stores_lock:
-        place = (name, db, clock())
-        store = _stores.get(place)
-        if store is None:
-            store = _stores[place] = MemoryStore(clock(), entries, size)
-        return store
+    place = (name, db, clock())
+    store = _stores.get(place)
+    return _stores.setdefault(place, MemoryStore(clock(), entries, size)) if store is None else store
 
 
 def _halves(counter: bytes) -> list[int]:

@@ -39,6 +39,7 @@ from typing import Any
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .hello import local_clock
 from .lane import Breaker
+from .tasks import start_thread
 from .thread_watch import keep_reading
 from .thread_wire import CHUNK, ThreadWaiter, ThreadWire
 from .wire import Command, Hook, Listener, afresh, pack
@@ -235,20 +236,29 @@ class ThreadLane:
             if connection.watched or connection.lost is not None:
                 return
             connection.watched = True
-        arguments = (connection, weakref.WeakMethod(self._look))
-        self._watcher = threading.Thread(target=keep_reading, args=arguments, name="nearcache-watch", daemon=True)
-        self._watcher.start()
+        look = weakref.WeakMethod(self._look)
+        self._watcher = start_thread("nearcache-watch", keep_reading, connection, look)
+        if self._watcher is None:
+            connection.stop_watching()
+            self._watching = False  # who keeps the next value tries again
 
     def close(self) -> None:
         """Let what is in flight finish (at most one command timeout), then close. Idempotent."""
         self._closed.set()
+        self._end(NotInitialized(_CLOSED))
+
+    def rest(self) -> None:
+        """``close``, but the next command connects again."""
+        self._end(ConnectionFailed("the process is ending"))
+
+    def _end(self, error: Exception) -> None:
         connection = self._connection
         if connection is not None:
             deadline = monotonic() + self._command_timeout
             pause = threading.Event()
             while connection.leader is not None and monotonic() < deadline:
                 pause.wait(0.001)
-            self._lose(connection, NotInitialized(_CLOSED))
+            self._lose(connection, error, reconnect=False)
         if self._watcher is not None:
             self._watcher.join(self._command_timeout)
 
@@ -260,12 +270,15 @@ class ThreadLane:
     def forget_in_child(self) -> None:
         """After a fork: the connection is the parent's; closing this process's descriptor does not end it."""
         connection, self._connection = self._connection, None
+        closed = self._closed.is_set()
         self._connecting, self._closed = threading.Lock(), threading.Event()
+        if closed:
+            self._closed.set()
         self._down = self._kill = None  # the thread that reconnects is the parent's, too
         self._watching, self._watcher = False, None
         if connection is not None:
             connection.sock.close()
-            self._listener.lost(self)
+        self._listener.lost(self)
 
     def _first_connection(self) -> ThreadWire:
         with self._connecting:
@@ -355,7 +368,8 @@ class ThreadLane:
     def _went_down(self, error: Exception) -> None:
         self._down = error
         self._on_state(self, error)
-        threading.Thread(target=self._reconnect, name="nearcache-reconnect", daemon=True).start()
+        if start_thread("nearcache-reconnect", self._reconnect) is None:
+            self._down = None  # the next command tries itself
 
     def _reconnect(self) -> None:
         while not self._closed.wait(self._back_off()):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import hiredis
 
 from ..errors import CommandRefused, ConnectionFailed
+from .descriptors import close_in_children
 from .endpoint import Endpoint
 from .hello import Conversation, local_clock, refusal_of, shake_hands
 from .tls import explained, tls_context
@@ -322,6 +323,7 @@ def open_socket(endpoint: Endpoint, timeout: float) -> socket.socket:
     if endpoint.kind == "unix":
         assert endpoint.path is not None
         sock = socket.socket(socket.AF_UNIX)
+        close_in_children(sock)
         sock.settimeout(timeout)
         try:
             sock.connect(endpoint.path)
@@ -331,6 +333,11 @@ def open_socket(endpoint: Endpoint, timeout: float) -> socket.socket:
         return sock
     context = tls_context(endpoint) if endpoint.tls else None
     sock = socket.create_connection((endpoint.host, endpoint.port), timeout)
+    close_in_children(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return sock if context is None else context.wrap_socket(sock, server_hostname=endpoint.host)
+    if context is not None:
+        sock = context.wrap_socket(sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
+        close_in_children(sock)
+        sock.do_handshake()
+    return sock

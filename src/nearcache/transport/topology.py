@@ -6,7 +6,6 @@ connection anew, so whoever reconnects, a lane or redis-py's client, arrives whe
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectionFailed
 from .credentials import Credentials
-from .driver import make_driver
+from .driver import forget_driver, make_driver
 from .handshake import open_wire
 from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
 from .slots import Node, SlotMap
+from .tasks import in_thread
 from .thread_wire import ThreadWire, open_thread_wire
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Topology:
     async def _find(self, given: Endpoint) -> Endpoint:
         if self._sentinels is not None:
             return await self._sentinels.find(given)
-        return await asyncio.to_thread(self._start) if given.kind == "embedded" else given
+        return await in_thread(self._start) if given.kind == "embedded" else given
 
     def _find_in_thread(self, given: Endpoint) -> Endpoint:
         if self._sentinels is not None:
@@ -206,12 +206,14 @@ class Topology:
             await driver.aclose()
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
-            await asyncio.to_thread(embedded.release)
+            await in_thread(embedded.release)
 
     def forget_in_child(self) -> None:
         """After a fork: the driver's connections are the parent's."""
         self._lock = threading.Lock()
-        self._driver = None
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            forget_driver(driver)
         self._credentials.forget_in_child()
 
 

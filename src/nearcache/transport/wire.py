@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice, repeat
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -12,6 +13,7 @@ from typing import Any, Protocol, cast
 import hiredis
 
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
+from .descriptors import Numbered, close_in_children
 
 __all__ = ["LONGEST", "Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "announce", "pack"]
 
@@ -106,6 +108,7 @@ class Wire(asyncio.Protocol):
         self._timeout = timeout
         self._reader = hiredis.Reader(protocolError=ConnectionFailed, replyError=refused, notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
+        self._socket: Numbered | None = None
         self._out: list[bytes] = []
         self._asked = 0  # replies asked for, ever, up to the last write
         self._answered = 0  # replies that came, ever
@@ -170,6 +173,12 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._socket = transport.get_extra_info("socket")
+        close_in_children(self)
+
+    def fileno(self) -> int:
+        """The socket's number; -1 when it is closed."""
+        return -1 if self._socket is None else self._socket.fileno()
 
     def data_received(self, data: bytes) -> None:
         self.heard = monotonic()
@@ -200,7 +209,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(ConnectionFailed(f"the connection was lost: {exc or 'closed by the server'}"))
-        if not self.closed.done():
+        if not self.closed.done() and not self._loop.is_closed():
             self.closed.set_result(None)
 
     # -- deadlines and the end
@@ -238,14 +247,26 @@ class Wire(asyncio.Protocol):
         self._due.clear()
         waiting, self.waiting = self.waiting, deque()
         if self._transport is not None:
-            self._transport.abort()
+            _close(self._transport, self._loop)
             self._transport = None
         try:
             self.on_lost()
         finally:
             for waiter in waiting:
-                if not waiter.done():
+                if not waiter.done() and not self._loop.is_closed():
                     waiter.set_exception(afresh(error))
+
+
+def _close(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed():
+        transport.abort()
+        return
+    # Nobody will make the call in which asyncio's transports close their socket. (uvloop has closed it by itself.)
+    with suppress(RuntimeError):
+        transport.abort()
+    finish = getattr(transport, "_call_connection_lost", None)
+    if finish is not None:
+        finish(None)
 
 
 def afresh(error: Exception) -> Exception:

@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from ..connections import get_multi_redis_connection_manager
+from ..core.forking import forget_in_children, keep
 from ..sentinels import DEFAULT, Default
+from ..transport.tasks import start_keeper, start_thread
 from .buffer import Buffer, Write
 
 if TYPE_CHECKING:
@@ -37,24 +39,16 @@ class _Queue:
         self._buffer = Buffer(_ATTEMPTS)
         self._coming: int = 0  # values on their way into the cache, and then into the buffer
         self._failing = False
-        self._registered = False
+        forget_in_children(self)
+
+    def forget_in_child(self) -> None:
+        """After a fork: what is pending is written by the parent."""
+        self._buffer, self._coming, self._failing = Buffer(_ATTEMPTS), 0, False
 
     @property
     def pending(self) -> int:
         """Values that have not reached the writer yet."""
         return len(self._buffer)
-
-    def _register(self, drain: Callable[[], Any]) -> None:
-        """Have ``disconnect_all`` drain it, once."""
-        if self._registered:
-            return
-
-        def close() -> Any:
-            self._registered = False
-            return drain()
-
-        self._registered = True
-        get_multi_redis_connection_manager().at_close(close)
 
     def _written(self, write: Write) -> None:
         self._buffer.written(write)
@@ -103,6 +97,12 @@ class AsyncWriteBehind(_Queue):
         self._news = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
 
+    def forget_in_child(self) -> None:
+        """The loop is the parent's, too."""
+        super().forget_in_child()
+        keep(self._loop, self._news, self._workers)
+        self._loop, self._news, self._workers = None, asyncio.Event(), []
+
     async def set(self, key: str, value: Any) -> bool:
         """Cache ``value`` now and hand it to the writer soon; whether the server has it.
 
@@ -111,7 +111,7 @@ class AsyncWriteBehind(_Queue):
         """
         if (home := self._elsewhere()) is not None:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.set(key, value), home))
-        self._start()
+        self._begin()
         while self.pending + self._coming >= _MAX_PENDING:
             await self._wait(None)
         self._coming += 1
@@ -123,7 +123,7 @@ class AsyncWriteBehind(_Queue):
             raise
         finally:
             self._coming -= 1
-            self._start()
+            self._begin()
             self._news.set()
         return cached
 
@@ -160,9 +160,13 @@ class AsyncWriteBehind(_Queue):
         return None
 
     def _start(self) -> None:
-        self._register(self.drain)
         if all(worker.done() for worker in self._workers):
-            self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
+            loop = asyncio.get_running_loop()
+            self._workers = [start_keeper(loop, self._work(), "nearcache-writer") for _ in range(_WORKERS)]
+
+    def _begin(self) -> None:
+        get_multi_redis_connection_manager().at_close(self.drain)
+        self._start()
 
     async def _wait(self, until: float | None) -> None:
         """For anything to change; everybody who waits wakes up, and looks again."""
@@ -212,16 +216,24 @@ class WriteBehind(_Queue):
         self._writer = writer
         self._ttl = ttl
         self._namespace = namespace
+        self._make_threads()
+
+    def _make_threads(self) -> None:
         self._changed = threading.Condition()
         # The writer has to get the values of a key in the order in which the cache got them.
         self._in_order = [threading.Lock() for _ in range(_STRIPES)]
         self._workers: list[threading.Thread] = []
         self._stop = threading.Event()
 
+    def forget_in_child(self) -> None:
+        """The threads are the parent's, too."""
+        super().forget_in_child()
+        self._make_threads()
+
     def set(self, key: str, value: Any) -> bool:
         """Cache ``value`` now and hand it to the writer soon; see ``AsyncWriteBehind.set``."""
         with self._changed:
-            self._start()
+            self._begin()
             self._changed.wait_for(lambda: self.pending + self._coming < _MAX_PENDING)
             self._coming += 1
         try:
@@ -232,7 +244,7 @@ class WriteBehind(_Queue):
         finally:
             with self._changed:
                 self._coming -= 1
-                self._start()
+                self._begin()
                 self._changed.notify_all()
         return cached
 
@@ -243,7 +255,12 @@ class WriteBehind(_Queue):
                 self._start()
                 self._buffer.hasten()
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: not self.pending, _DRAIN)
+            at_work = self._at_work()
+            if at_work:
+                self._changed.wait_for(lambda: not self.pending, _DRAIN)
+        if not at_work:
+            self._work_here(time.monotonic() + _DRAIN)
+        with self._changed:
             self._stop.set()
             workers, self._workers = self._workers, []
             self._changed.notify_all()
@@ -254,30 +271,45 @@ class WriteBehind(_Queue):
             return self._drained()
 
     def _start(self) -> None:
-        self._register(lambda: asyncio.to_thread(self.drain))
-        if any(worker.is_alive() for worker in self._workers):
+        if self._at_work():
             return
         self._stop = threading.Event()
-        self._workers = [
-            threading.Thread(target=self._work, args=(self._stop,), name="nearcache-writer", daemon=True)
-            for _ in range(_WORKERS)
-        ]
-        for worker in self._workers:
-            worker.start()
+        started = [start_thread("nearcache-writer", self._work, self._stop) for _ in range(_WORKERS)]
+        self._workers = [worker for worker in started if worker is not None]
+
+    def _begin(self) -> None:
+        get_multi_redis_connection_manager().at_close(self.drain)
+        self._start()
+
+    def _at_work(self) -> bool:
+        return any(worker.is_alive() for worker in self._workers)
 
     def _work(self, stop: threading.Event) -> None:
         while (write := self._next(stop)) is not None:
-            error: BaseException | None = None
-            try:
-                self._writer(write.key, write.value)
-            except BaseException as raised:  # sys.exit() in a writer must not cost its key the thread
-                error = raised
-            with self._changed:
-                if error is None:
-                    self._written(write)
-                else:
-                    self._failed(write, error)
-                self._changed.notify_all()
+            self._write(write)
+
+    def _work_here(self, until: float) -> None:
+        """Without a worker: the interpreter is ending, and starts no thread any more."""
+        while self.pending and time.monotonic() < until:
+            write = self._buffer.take(time.monotonic())
+            if write is not None:
+                self._write(write)
+            else:
+                due = self._buffer.next_due()
+                time.sleep(max(0.0, min(until, until if due is None else due) - time.monotonic()))
+
+    def _write(self, write: Write) -> None:
+        error: BaseException | None = None
+        try:
+            self._writer(write.key, write.value)
+        except BaseException as raised:  # sys.exit() in a writer must not cost its key the thread
+            error = raised
+        with self._changed:
+            if error is None:
+                self._written(write)
+            else:
+                self._failed(write, error)
+            self._changed.notify_all()
 
     def _next(self, stop: threading.Event) -> Write | None:
         with self._changed:
