@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .core.recovery import Recovery, Replay
+from .core.ring import Ring
 from .driving import drive, drive_in_thread
 from .errors import ConnectionFailed, NotInitialized, ServerError
 from .tiers import remote
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
 
     from .client import Client
     from .core.effects import Link
+    from .tiers.memory import NearTier
 
 __all__ = ["Recovering"]
 
 _log = logging.getLogger("nearcache.connections")
 _EVERY = 0.5  # seconds between two attempts
 _WHY = "the oldest of more than NEARCACHE_RECOVERY_ENTRIES, or refused for good. What they meant to replace may be read"
+
+
+class _Listener:
+    """What the lanes of a client tell, to whom it concerns."""
+
+    def __init__(self, near: NearTier, replay: Replay) -> None:
+        self.revoked, self.lost, self.turned = near.revoked, near.lost, replay.turned
 
 
 class Recovering:
@@ -39,6 +48,7 @@ class Recovering:
 
     Attributes:
         replay: for the plans of the caches on that client.
+        listener: for its lanes.
     """
 
     def __init__(
@@ -48,13 +58,17 @@ class Recovering:
         self._lanes = lanes
         self._recovery = Recovery(client.settings.recovery_entries)
         self._recovery.alive = self._may_send
-        self.replay = Replay(self._recovery, remote, client.near, client.flights, client.settings.command_timeout)
+        ring = Ring(client.settings.recovery_entries, client.near.now)
+        self.replay = Replay(self._recovery, remote, client.near, client.flights, client.settings.command_timeout, ring)
         self.replay.on_owed = self.begin
+        self.replay.on_turned = self._begin_now
+        self.listener = _Listener(client.near, self.replay)
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._settled: int | None = None  # how many were, when it was said that something is owed
         self._forgotten = 0  # how many were, when nothing was owed last
         self._forgetting = False  # that was said, too
@@ -75,6 +89,15 @@ class Recovering:
                     thread.start()
                     self._thread = thread
 
+    def _begin_now(self, link: Link) -> None:
+        """The same, at once: another server is there, and somebody else may read from it."""
+        self.begin(link)
+        self._wake.set()
+        loop = asyncio._get_running_loop()
+        if loop is not None and loop in self._timers:
+            self._timers[loop].cancel()
+            self._timers[loop] = loop.call_later(0, self._due, loop)
+
     def _may_send(self, link: Link) -> bool:
         """Whether it is a connection that may still carry out what it was given."""
         threads, lanes = self._lanes()
@@ -93,6 +116,7 @@ class Recovering:
             except (ServerError, TimeoutError) as error:
                 _log.warning("%s client: closed with %d writes not made good: %s", client.name, len(owed), error)
         self._stop.set()
+        self._wake.set()
         loop = asyncio.get_running_loop()
         timer, task = self._timers.pop(loop, None), self._tasks.pop(loop, None)
         if timer is not None:
@@ -103,7 +127,7 @@ class Recovering:
 
     def forget_in_child(self) -> None:
         """After a fork: the thread and the loops are the parent's. What is owed is owed by both processes."""
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock, self._stop, self._wake = threading.Lock(), threading.Event(), threading.Event()
         self._thread, self._timers, self._tasks = None, {}, {}
         self._recovery.forget_in_child()
 
@@ -130,8 +154,12 @@ class Recovering:
             self._timers[loop] = loop.call_later(_EVERY, self._due, loop)
 
     def _pay_in_thread(self) -> None:
-        stop = self._stop
-        while not stop.wait(_EVERY):
+        stop, wake = self._stop, self._wake
+        while True:
+            wake.wait(_EVERY)
+            if stop.is_set():
+                return
+            wake.clear()
             error: ServerError | None = None
             try:
                 if self._recovery.owed:

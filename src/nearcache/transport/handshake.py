@@ -45,7 +45,7 @@ async def open_wire(
     except BaseException:
         wire.abort(ConnectionFailed("the handshake did not finish"))
         raise
-    wire.client_id, wire.server, wire.tracks, wire.clock = greeting
+    wire.client_id, wire.server, wire.tracks, wire.clock, wire.history = greeting
     return wire
 
 

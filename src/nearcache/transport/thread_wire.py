@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import hiredis
 
+from ..core.ring import UNKNOWN
 from ..errors import CommandRefused, ConnectionFailed
 from .endpoint import Endpoint
 from .hello import Conversation, local_clock, refusal_of, shake_hands, tls_context
@@ -104,6 +105,7 @@ class ThreadWire:
         self.server = ""
         self.tracks = False
         self.clock = local_clock()
+        self.history = UNKNOWN
         self.cut_short = False  # a write has begun and not ended
 
     @property
@@ -303,7 +305,7 @@ def open_thread_wire(
             raise
     except OSError as error:
         raise ConnectionFailed(str(error) or repr(error)) from error
-    wire.client_id, wire.server, wire.tracks, wire.clock = greeting
+    wire.client_id, wire.server, wire.tracks, wire.clock, wire.history = greeting
     wire.since = wire.last_read = monotonic()
     return wire
 
