@@ -143,6 +143,7 @@ def watched() -> Iterator[Place]:
 def clustered(how: str) -> Iterator[Place]:
     with ClusterServers(node_timeout=1000) as servers:
         first, replica = servers.servers[0], servers.servers[3]
+        replica.command("READONLY")  # so that it can be asked what it has
         rows = first.command("CLUSTER", "SLOTS")
         start, end = next(row[:2] for row in rows if row[2][1] == first.port)
 

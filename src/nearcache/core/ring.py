@@ -88,7 +88,7 @@ class Ring:
     def lost(self, link: Link) -> dict[tuple[Kind, bool], list[bytes]]:
         """What the server to which a connection leads now may lack, by kind and softness; it is not kept any more."""
         acknowledged, since = self._acknowledged, self._now() - SECONDS
-        here = {history.id for history in link.histories()}
+        histories = link.histories()
         lost: dict[tuple[Kind, bool], list[bytes]] = {}
         for _ in range(len(acknowledged)):
             try:
@@ -97,7 +97,8 @@ class Ring:
                 break
             if when < since:
                 continue
-            history = _which_has(link, here, kind, name, was)
+            here = None if kind is Kind.HEAD else next(iter(link.histories(name)))
+            history = _heir(was, here, histories)
             if history is None:
                 lost.setdefault((kind, soft), []).append(name)
             else:
@@ -105,12 +106,19 @@ class Ring:
         return lost
 
 
-def _which_has(link: Link, here: Collection[bytes], kind: Kind, name: bytes, was: bytes) -> bytes | None:
-    """The history that a write is part of by now; None if it may be lost."""
-    if kind is Kind.HEAD:  # of all servers
-        return was if was in here or UNKNOWN.id in here else None
-    (now,) = link.histories(name)
-    if now is UNKNOWN:
+def _heir(was: bytes, here: History | None, histories: Collection[History]) -> bytes | None:
+    """The history that a write is part of by now; None if it may be part of none.
+
+    Args:
+        was: the one it was part of.
+        here: that of its key's server; None when it concerns all servers.
+        histories: those of all servers.
+    """
+    if any(history.continues == was for history in histories):
+        return None
+    lives = any(history.id == was for history in histories)
+    if here is None:
+        return was if lives or UNKNOWN in histories else None
+    if here.id in (was, UNKNOWN.id):  # not reached yet: then it is asked again
         return was
-    handed_over = was in here and now.continues != was
-    return now.id if now.id == was or handed_over else None
+    return here.id if lives else None
