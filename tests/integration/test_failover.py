@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -224,3 +225,92 @@ async def test_what_was_ended_stays_so_though_that_is_lost(where: str, shell: st
         assert await writer.app.set("again", 2)
         await writer.client.aclose()
         await reader.client.aclose()
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+async def test_a_process_that_asks_for_nothing_more_makes_it_good_as_well(*, threads: bool) -> None:
+    with restored() as place:
+        names = Names("", place.has)
+        settings = Settings(redis_url=place.url, near_enabled=False, _env_file=None)
+        writer, reader = Process(settings, names, threads=threads), Process(settings, names)
+        place.primary.command("SET", "app:key", '"old"')
+        place.part()
+        assert await writer.app.delete("key") is True
+        place.lose()
+        assert place.primary.command("EXISTS", "app:key") == 1
+        await eventually(lambda: not place.primary.command("EXISTS", "app:key"), "it is removed again")
+        assert await reader.app.get("key") is None
+        await writer.client.aclose()
+        await reader.client.aclose()
+
+
+@pytest.mark.parametrize("near_enabled", [True, False], ids=["near", "far"])
+def test_a_loop_that_begins_afterwards_makes_good_what_one_before_it_wrote(*, near_enabled: bool) -> None:
+    with restored() as place, asyncio.Runner() as last:
+        settings = Settings(redis_url=place.url, near_enabled=near_enabled, _env_file=None)
+        writer = Process(settings, Names("", place.has))
+        place.primary.command("SET", "app:key", '"old"')
+        place.part()
+        assert asyncio.run(writer.app.delete("key")) is True
+        place.lose()
+        assert last.run(writer.app.get("key")) is None
+        assert place.primary.command("EXISTS", "app:key") == 0
+        last.run(writer.client.aclose())
+
+
+# -- under load
+
+LOADED = [f"loaded-{number}" for number in range(100)]
+
+
+class Work:
+    """Several workers of several processes that read through the cache, until told to stop."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.loads: Counter[str] = Counter()
+        self.wrong: list[Any] = []
+        self.rounds = 0
+
+    async def run(self, cache: Caller) -> None:
+        while not self.stopped:
+            for key in LOADED:
+                value = await cache.get_or_set(key, cache.make(lambda key=key: self.load(key)))
+                if value != f"of {key}":
+                    self.wrong.append(value)
+            self.rounds += 1
+            await asyncio.sleep(0)
+
+    def load(self, key: str) -> str:
+        self.loads[key] += 1
+        return f"of {key}"
+
+
+@pytest.mark.parametrize("where", ["sentinel", "cluster, killed"])
+async def test_under_load_nothing_is_raised_and_little_is_loaded(where: str) -> None:
+    with PLACES[where]() as place:
+        settings = Settings(redis_url=place.url, _env_file=None)
+        names = Names(place.prefix, place.has)
+        processes = [Process(settings, names, threads=threads) for threads in (False, False, True)]
+        work = Work()
+        async with asyncio.TaskGroup() as tasks:
+            for process in processes * 2:
+                tasks.create_task(work.run(process.app))
+            await eventually(lambda: work.rounds > 20, "the load to run")
+            server = await asyncio.to_thread(place.lose)
+            await eventually(lambda: all(p.client.status().connected for p in processes), "connections to it")
+            hits, rounds = [p.app.cache.get_stats().hits for p in processes], work.rounds
+            await eventually(lambda: work.rounds > rounds + 20, "the load to go on")
+            work.stopped = True
+        assert work.wrong == []
+        assert sum(work.loads.values()) <= 2 * len(LOADED)
+        # Everybody hits again, near and on the server that took over.
+        loads = work.loads.total()
+        for process, before in zip(processes, hits, strict=True):
+            assert process.app.cache.get_stats().hits > before
+            assert len(await process.app.get_many(LOADED)) == len(LOADED)
+        assert work.loads.total() == loads
+        stored = [key for key in map(Namespace("app", place.prefix).key, LOADED) if place.has(key)]
+        assert any(server.command("EXISTS", key) for key in stored)
+        for process in processes:
+            await process.client.aclose()

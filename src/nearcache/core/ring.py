@@ -47,6 +47,9 @@ class Kind(StrEnum):
     HEAD = "head"
 
 
+_HEAD = Kind.HEAD  # an enum takes its time to look it up
+
+
 class History(NamedTuple):
     """A server's data set, as replication tells it from others.
 
@@ -80,10 +83,10 @@ class Ring:
 
     def note(self, kind: Kind, names: Iterable[bytes], link: Link, *, soft: bool = False) -> None:
         """These were acknowledged by the server to which a connection leads now."""
-        now, append = self._now(), self._acknowledged.append
+        now = self._now()
         for name in names:
-            for history in link.histories(None if kind is Kind.HEAD else name):
-                append((now, kind, name, soft, history.id))
+            for history in link.histories(None if kind is _HEAD else name):
+                self._acknowledged.append((now, kind, name, soft, history.id))
 
     def lost(self, link: Link) -> dict[tuple[Kind, bool], list[bytes]]:
         """What the server to which a connection leads now may lack, by kind and softness; it is not kept any more."""
@@ -97,7 +100,7 @@ class Ring:
                 break
             if when < since:
                 continue
-            here = None if kind is Kind.HEAD else next(iter(link.histories(name)))
+            here = None if kind is _HEAD else next(iter(link.histories(name)))
             history = _heir(was, here, histories)
             if history is None:
                 lost.setdefault((kind, soft), []).append(name)
