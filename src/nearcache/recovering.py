@@ -91,6 +91,8 @@ class Recovering:
 
     def _begin_now(self, link: Link) -> None:
         """The same, at once: another server is there, and somebody else may read from it."""
+        owed = len(self._recovery.owed)
+        _log.warning("%s client: another server is there: %d writes are told to it anew", self._client.name, owed)
         self.begin(link)
         self._wake.set()
         loop = asyncio._get_running_loop()
