@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 
@@ -62,6 +62,12 @@ class Process:
             cache._core.bind(self.client)
             self.caches.append(Caller(cache, threads=threads))
         self.app, self.cleared, self.json = self.caches
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.client.aclose()
 
     async def begin(self) -> None:
         """Set what is going to be old."""
@@ -194,37 +200,37 @@ async def test_what_was_ended_stays_so_though_that_is_lost(where: str, shell: st
     with PLACES[where]() as place:
         names = Names(place.prefix, place.has)
         settings = Settings(redis_url=place.url, near_enabled=near == "near", _env_file=None)
-        before = Process(settings, names)
-        await before.begin()
-        await before.client.aclose()
-        writer, reader = Process(settings, names, threads=shell == "sync"), Process(settings, names)
-        for process in (writer, reader):
-            assert set((await process.read()).values()) == {"old"}
-        place.replicated()
-        old = {key: place.primary.command("GET", key) for key in names.stored}
-        assert None not in old.values()
-        place.part()
-        await writer.write()
-        assert await reader.reads_old() == []
-        assert [key for key, value in old.items() if place.primary.command("GET", key) == value] == names.stay
-        for replica in place.replicas:
-            assert {key: replica.command("GET", key) for key in names.stored} == old
+        async with Process(settings, names) as before:
+            await before.begin()
+        async with (
+            Process(settings, names, threads=shell == "sync") as writer,
+            Process(settings, names) as reader,
+        ):
+            for process in (writer, reader):
+                assert set((await process.read()).values()) == {"old"}
+            place.replicated()
+            old = {key: place.primary.command("GET", key) for key in names.stored}
+            assert None not in old.values()
+            place.part()
+            await writer.write()
+            assert await reader.reads_old() == []
+            assert [key for key, value in old.items() if place.primary.command("GET", key) == value] == names.stay
+            for replica in place.replicas:
+                assert {key: replica.command("GET", key) for key in names.stored} == old
 
-        losing = asyncio.create_task(asyncio.to_thread(place.lose))
-        while not losing.done():
-            assert set(await writer.reads_old()) <= {"softly"}, "which is served as stale while nobody answers"
-            await asyncio.sleep(0.01)
-        server = await losing
-        await eventually(lambda: writer.client.status().connected, "a connection to the other server")
-        async with asyncio.timeout(10):
-            while await reader.reads_old() or not await reader.app.set("again", 1):
-                assert await writer.reads_old() == []
+            losing = asyncio.create_task(asyncio.to_thread(place.lose))
+            while not losing.done():
+                assert set(await writer.reads_old()) <= {"softly"}, "which is served as stale while nobody answers"
                 await asyncio.sleep(0.01)
-        assert server.command("GET", names.stored[0]) is None
-        assert await writer.reads_old() == await reader.reads_old() == []
-        assert await writer.app.set("again", 2)
-        await writer.client.aclose()
-        await reader.client.aclose()
+            server = await losing
+            await eventually(lambda: writer.client.status().connected, "a connection to the other server")
+            async with asyncio.timeout(10):
+                while await reader.reads_old() or not await reader.app.set("again", 1):
+                    assert await writer.reads_old() == []
+                    await asyncio.sleep(0.01)
+            assert server.command("GET", names.stored[0]) is None
+            assert await writer.reads_old() == await reader.reads_old() == []
+            assert await writer.app.set("again", 2)
 
 
 @pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
@@ -232,16 +238,15 @@ async def test_a_process_that_asks_for_nothing_more_makes_it_good_as_well(*, thr
     with restored() as place:
         names = Names("", place.has)
         settings = Settings(redis_url=place.url, near_enabled=False, _env_file=None)
-        writer, reader = Process(settings, names, threads=threads), Process(settings, names)
-        place.primary.command("SET", "app:key", '"old"')
-        place.part()
-        assert await writer.app.delete("key") is True
-        place.lose()
-        assert place.primary.command("EXISTS", "app:key") == 1
-        await eventually(lambda: not place.primary.command("EXISTS", "app:key"), "it is removed again")
-        assert await reader.app.get("key") is None
-        await writer.client.aclose()
-        await reader.client.aclose()
+        async with Process(settings, names, threads=threads) as writer, Process(settings, names) as reader:
+            place.primary.command("MSET", "app:key", '"old"', "app:others", '"old"')
+            place.part()
+            assert await writer.app.delete("key") is True
+            place.primary.command("DEL", "app:others")
+            place.lose()
+            assert place.primary.command("EXISTS", "app:others") == 1, "for nobody tells it again"
+            await eventually(lambda: not place.primary.command("EXISTS", "app:key"), "it is removed again")
+            assert await reader.app.get("key") is None
 
 
 @pytest.mark.parametrize("near_enabled", [True, False], ids=["near", "far"])
@@ -291,26 +296,28 @@ async def test_under_load_nothing_is_raised_and_little_is_loaded(where: str) -> 
     with PLACES[where]() as place:
         settings = Settings(redis_url=place.url, _env_file=None)
         names = Names(place.prefix, place.has)
-        processes = [Process(settings, names, threads=threads) for threads in (False, False, True)]
         work = Work()
-        async with asyncio.TaskGroup() as tasks:
-            for process in processes * 2:
-                tasks.create_task(work.run(process.app))
-            await eventually(lambda: work.rounds > 20, "the load to run")
-            server = await asyncio.to_thread(place.lose)
-            await eventually(lambda: all(p.client.status().connected for p in processes), "connections to it")
-            hits, rounds = [p.app.cache.get_stats().hits for p in processes], work.rounds
-            await eventually(lambda: work.rounds > rounds + 20, "the load to go on")
-            work.stopped = True
-        assert work.wrong == []
-        assert sum(work.loads.values()) <= 2 * len(LOADED)
-        # Everybody hits again, near and on the server that took over.
-        loads = work.loads.total()
-        for process, before in zip(processes, hits, strict=True):
-            assert process.app.cache.get_stats().hits > before
-            assert len(await process.app.get_many(LOADED)) == len(LOADED)
-        assert work.loads.total() == loads
-        stored = [key for key in map(Namespace("app", place.prefix).key, LOADED) if place.has(key)]
-        assert any(server.command("EXISTS", key) for key in stored)
-        for process in processes:
-            await process.client.aclose()
+        async with AsyncExitStack() as stack:
+            processes = [
+                await stack.enter_async_context(Process(settings, names, threads=threads))
+                for threads in (False, False, True)
+            ]
+            async with asyncio.TaskGroup() as tasks:
+                for process in processes * 2:
+                    tasks.create_task(work.run(process.app))
+                await eventually(lambda: work.rounds > 20, "the load to run")
+                server = await asyncio.to_thread(place.lose)
+                await eventually(lambda: all(p.client.status().connected for p in processes), "connections to it")
+                hits, rounds = [p.app.cache.get_stats().hits for p in processes], work.rounds
+                await eventually(lambda: work.rounds > rounds + 20, "the load to go on")
+                work.stopped = True
+            assert work.wrong == []
+            assert sum(work.loads.values()) <= 2 * len(LOADED)
+            # Everybody hits again, near and on the server that took over.
+            loads = work.loads.total()
+            for process, before in zip(processes, hits, strict=True):
+                assert process.app.cache.get_stats().hits > before
+                assert len(await process.app.get_many(LOADED)) == len(LOADED)
+            assert work.loads.total() == loads
+            stored = [key for key in map(Namespace("app", place.prefix).key, LOADED) if place.has(key)]
+            assert any(server.command("EXISTS", key) for key in stored)
