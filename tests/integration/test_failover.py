@@ -36,6 +36,7 @@ class Names:
         numbers = count()
         site = Namespace("app", prefix)
         self.keys = {what: choose(site.key) for what in KEYS}
+        self.again = choose(site.key)
         self.hard, self.soft = (choose(lambda tag: site.tag_counter(site.tag(tag))) for _ in "12")
         self.cleared, self.json = (choose(lambda name: Namespace(name, prefix).counter) for _ in "12")
         self.of_json = choose(Namespace(self.json, prefix).key)
@@ -225,12 +226,12 @@ async def test_what_was_ended_stays_so_though_that_is_lost(where: str, shell: st
             server = await losing
             await eventually(lambda: writer.client.status().connected, "a connection to the other server")
             async with asyncio.timeout(10):
-                while await reader.reads_old() or not await reader.app.set("again", 1):
+                while not await reader.app.set(names.again, 1) or await reader.reads_old():
                     assert await writer.reads_old() == []
                     await asyncio.sleep(0.01)
             assert server.command("GET", names.stored[0]) is None
             assert await writer.reads_old() == await reader.reads_old() == []
-            assert await writer.app.set("again", 2)
+            assert await writer.app.set(names.again, 2)
 
 
 @pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
