@@ -242,8 +242,9 @@ class ThreadLane:
                 return
             connection.watched = True
         arguments = (connection, weakref.WeakMethod(self._look))
-        self._watcher = threading.Thread(target=keep_reading, args=arguments, name="nearcache-watch", daemon=True)
-        self._watcher.start()
+        watcher = threading.Thread(target=keep_reading, args=arguments, name="nearcache-watch", daemon=True)
+        watcher.start()
+        self._watcher = watcher  # another thread may close at any time, and joins only what was started
 
     def close(self) -> None:
         """Let what is in flight finish (at most one command timeout), then close. Idempotent."""
