@@ -20,10 +20,13 @@ from nearcache.transport.wire import Command, Hook
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 GREETING = b"*4\r\n$6\r\nserver\r\n$4\r\nfake\r\n$2\r\nid\r\n:7\r\n"
-"""What a fake server answers to HELLO; answers to PING, TIME and CLIENT TRACKING must follow."""
+"""What a fake server answers to HELLO; answers to PING, TIME, INFO and CLIENT TRACKING must follow."""
 
 TIME = b"*2\r\n$10\r\n1700000000\r\n$6\r\n250000\r\n"
 """And to TIME."""
+
+INFO = b"$0\r\n\r\n"
+"""And to INFO."""
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -62,6 +65,9 @@ class Versions:
         assert isinstance(link, Lane | ThreadLane)
         self.heard.append("lost")
         link.counters.clear()
+
+    def turned(self, link: object, *, first: bool) -> None:
+        assert link in self.lanes or first
 
 
 class RecordingBreaker:
@@ -182,6 +188,6 @@ async def read_command(reader: asyncio.StreamReader) -> list[bytes]:
 
 async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """The server's part of a handshake, done well."""
-    for answer in (GREETING, b"+PONG\r\n", TIME, b"+OK\r\n"):
+    for answer in (GREETING, b"+PONG\r\n", TIME, INFO, b"+OK\r\n"):
         await read_command(reader)
         writer.write(answer)

@@ -157,6 +157,11 @@ class ValkeyServer:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def stop_replicating(self) -> None:
+        """From now on no replica is told anything: what is written is lost with this server."""
+        self.command("ACL", "SETUSER", "default", "-psync", "-sync")
+        self.command("CLIENT", "KILL", "TYPE", "replica")
+
     def kill(self) -> None:
         """SIGKILL; every connection breaks."""
         if self._process is not None:

@@ -118,7 +118,8 @@ class AsyncCache(CacheBase):
         stored = site.key(key)
         if not link.track_all:
             # Without a near tier, the plan's usual course without a generator and a second coroutine.
-            version = link.counters.get(site.counter)
+            counters = link.counters  # others once it leads to another server
+            version = counters.get(site.counter)
             if version is not None and not core.owed:
                 waiter = get_running_loop().create_future()
                 link.post(("GET", stored), waiter)
@@ -127,7 +128,7 @@ class AsyncCache(CacheBase):
                     raw = await waiter
                 except ServerError as error:
                     raw = error
-                if link.counters.get(site.counter) == version:
+                if counters.get(site.counter) == version:
                     value = core.reads.got(raw, stored, version[0], type)
                     if value is not Miss.UNSETTLED:
                         return default if value.__class__ is Miss else value

@@ -87,14 +87,15 @@ class Cache(CacheBase):
         site = core.namespace if namespace is None else core.client.namespace(namespace)
         stored = site.key(key)
         if not link.track_all:
-            version = link.counters.get(site.counter)
+            counters = link.counters  # others once it leads to another server
+            version = counters.get(site.counter)
             if version is not None and not core.owed:
                 raw: Any
                 try:
                     raw = link.request(("GET", stored))
                 except ServerError as error:
                     raw = error
-                if link.counters.get(site.counter) == version:
+                if counters.get(site.counter) == version:
                     value = core.reads.got(raw, stored, version[0], type)
                     if value is not Miss.UNSETTLED:
                         return default if value.__class__ is Miss else value

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .transport.credentials import CredentialSource
     from .transport.endpoint import Endpoint
     from .transport.slots import Node
-    from .transport.wire import Listener
+    from .transport.wire import LaneListener
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -173,7 +173,7 @@ class Client:
             return lane
 
     def _make_link(self, loop: asyncio.AbstractEventLoop) -> Lane | ClusterLane:
-        def make(node: Node | None = None, *, on_state: OnState, listener: Listener) -> Lane:
+        def make(node: Node | None = None, *, on_state: OnState, listener: LaneListener) -> Lane:
             return Lane(
                 loop,
                 self.topology.opener(node),
@@ -187,18 +187,18 @@ class Client:
             )
 
         if not self._clustered:
-            return make(on_state=self._changed, listener=self.near)
+            return make(on_state=self._changed, listener=self._recovering.listener)
         return ClusterLane(
             loop,
             self.topology.find_slots,
             make,
             connect_timeout=self.settings.connect_timeout,
             on_state=self._changed,
-            listener=self.near,
+            listener=self._recovering.listener,
         )
 
     def _make_thread_link(self) -> ThreadLane | ClusterThreads:
-        def make(node: Node | None = None, *, on_state: OnState, listener: Listener) -> ThreadLane:
+        def make(node: Node | None = None, *, on_state: OnState, listener: LaneListener) -> ThreadLane:
             return ThreadLane(
                 self.topology.thread_opener(listener, node),
                 command_timeout=self.settings.command_timeout,
@@ -209,8 +209,9 @@ class Client:
             )
 
         if not self._clustered:
-            return make(on_state=self._changed, listener=self.near)
-        return ClusterThreads(self.topology.find_slots_in_thread, make, on_state=self._changed, listener=self.near)
+            return make(on_state=self._changed, listener=self._recovering.listener)
+        find = self.topology.find_slots_in_thread
+        return ClusterThreads(find, make, on_state=self._changed, listener=self._recovering.listener)
 
     # -- what the caches on it share
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .core.forking import keep
 from .core.recovery import Recovery, Replay
+from .core.ring import Ring
 from .driving import drive, drive_in_thread
 from .errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized, ServerError
 from .tiers import remote
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from .client import Client, ThreadLink
     from .core.effects import Command, Link
+    from .tiers.memory import NearTier
     from .transport.wire import Hook
 
 __all__ = ["Recovering"]
@@ -50,6 +52,13 @@ class _Hurried:
         return self._link.request_many(commands, hook)
 
 
+class _Listener:
+    """What the lanes of a client tell, to whom it concerns."""
+
+    def __init__(self, near: NearTier, replay: Replay) -> None:
+        self.revoked, self.lost, self.turned = near.revoked, near.lost, replay.turned
+
+
 class Recovering:
     """Begins when something is owed, and ends when nothing is, or when the client is closed.
 
@@ -59,6 +68,7 @@ class Recovering:
 
     Attributes:
         replay: for the plans of the caches on that client.
+        listener: for its lanes.
     """
 
     def __init__(
@@ -68,13 +78,17 @@ class Recovering:
         self._lanes = lanes
         self._recovery = Recovery(client.settings.recovery_entries)
         self._recovery.alive = self._may_send
-        self.replay = Replay(self._recovery, remote, client.near, client.flights, client.settings.command_timeout)
+        ring = Ring(client.settings.recovery_entries, client.near.now)
+        self.replay = Replay(self._recovery, remote, client.near, client.flights, client.settings.command_timeout, ring)
         self.replay.on_owed = self.begin
+        self.replay.on_turned = self._begin_now
+        self.listener = _Listener(client.near, self.replay)
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._settled: int | None = None  # how many were, when it was said that something is owed
         self._forgotten = 0  # how many were, when nothing was owed last
         self._forgetting = False  # that was said, too
@@ -92,6 +106,17 @@ class Recovering:
             with self._lock:
                 if self._thread is None:
                     self._thread = start_thread("nearcache-recovery", self._pay_in_thread)
+
+    def _begin_now(self, link: Link) -> None:
+        """The same, at once: another server is there, and somebody else may read from it."""
+        owed = len(self._recovery.owed)
+        _log.warning("%s client: another server is there: %d writes are told to it anew", self._client.name, owed)
+        self.begin(link)
+        self._wake.set()
+        loop = asyncio._get_running_loop()
+        if loop is not None and loop in self._timers:
+            self._timers[loop].cancel()
+            self._timers[loop] = loop.call_later(0, self._due, loop)
 
     def _may_send(self, link: Link) -> bool:
         """Whether it is a connection that may still carry out what it was given."""
@@ -111,6 +136,7 @@ class Recovering:
             except (ServerError, TimeoutError) as error:
                 _log.warning("%s client: closed with %d writes not made good: %s", client.name, len(owed), error)
         self._stop.set()
+        self._wake.set()
         loop = asyncio.get_running_loop()
         timer, task = self._timers.pop(loop, None), self._tasks.pop(loop, None)
         if timer is not None:
@@ -135,7 +161,7 @@ class Recovering:
     def forget_in_child(self) -> None:
         """After a fork: the thread and the loops are the parent's. What is owed is owed by both processes."""
         keep(self._timers, self._tasks)
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock, self._stop, self._wake = threading.Lock(), threading.Event(), threading.Event()
         self._thread, self._timers, self._tasks = None, {}, {}
         self._recovery.forget_in_child()
 
@@ -162,8 +188,12 @@ class Recovering:
             self._timers[loop] = loop.call_later(_EVERY, self._due, loop)
 
     def _pay_in_thread(self) -> None:
-        stop = self._stop
-        while not stop.wait(_EVERY):
+        stop, wake = self._stop, self._wake
+        while True:
+            wake.wait(_EVERY)
+            if stop.is_set():
+                return
+            wake.clear()
             error: ServerError | None = None
             try:
                 if self._recovery.owed:

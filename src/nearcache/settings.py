@@ -164,7 +164,7 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
     )
     breaker_reset: Annotated[float, kinds.duration()] = Field(1.0, description="Seconds until it asks again.")
     recovery_entries: Annotated[int, kinds.count()] = Field(
-        10_000, description="Failed writes and invalidations kept for replay."
+        10_000, description="Writes and invalidations kept for replay: failed, or acknowledged in the last 10 s."
     )
     max_value: Annotated[int, kinds.size(1, 512 * 2**20)] = Field(
         16 * 2**20, description="Bytes; a larger encoded value is refused. The server's own limit is 512 MiB."

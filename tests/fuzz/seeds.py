@@ -55,15 +55,17 @@ STREAMS = [
         b"*4294967295\r\n",
     )
 ]
+TOLD = b"*2\r\n$10\r\n1700000000\r\n$2\r\n12\r\n$18\r\nmaster_replid:ab\r\n\r\n"
+UNTOLD = b"*2\r\n:1\r\n:2\r\n-NOPERM\r\n"
 HANDSHAKES = [
     bytes([flags]) + replies
     for flags, replies in (
-        (0, b"%2\r\n+server\r\n+valkey\r\n+id\r\n:3\r\n+PONG\r\n*2\r\n$10\r\n1700000000\r\n$2\r\n12\r\n+OK\r\n"),
-        (5, b"*4\r\n+server\r\n+redis\r\n+id\r\n:3\r\n+OK\r\n*2\r\n:1\r\n:2\r\n+OK\r\n$9\r\nname=name \r\n+OK\r\n"),
-        (3, b"-ERR unknown command\r\n+OK\r\n+OK\r\n:5\r\n+OK\r\n*2\r\n+1\r\n+2\r\n"),
+        (0, b"%2\r\n+server\r\n+valkey\r\n+id\r\n:3\r\n+PONG\r\n" + TOLD + b"+OK\r\n"),
+        (5, b"*4\r\n+server\r\n+redis\r\n+id\r\n:3\r\n+OK\r\n" + UNTOLD + b"+OK\r\n$9\r\nname=name \r\n+OK\r\n"),
+        (3, b"-ERR unknown command\r\n+OK\r\n+OK\r\n:5\r\n+OK\r\n*2\r\n+1\r\n+2\r\n$0\r\n\r\n"),
         (2, b"-WRONGPASS no\r\n"),
         (0, b"*2\r\n*0\r\n:1\r\n+PONG\r\n"),
-        (0, b"%0\r\n+PONG\r\n*2\r\n+" + b"9" * 400 + b"\r\n+1\r\n+OK\r\n"),
+        (0, b"%0\r\n+PONG\r\n*2\r\n+" + b"9" * 400 + b"\r\n+1\r\n:1\r\n+OK\r\n"),
         (0, b"-NOAUTH no\r\n"),
     )
 ]

@@ -210,11 +210,12 @@ def handshake(data: bytes) -> None:
             if len(replies) == waiting:
                 waiting, replies = len(conversation.send(replies)), []
     except StopIteration as stop:
-        identity, server, tracks, clock = stop.value
+        identity, server, tracks, clock, history = stop.value
         assert identity is None or isinstance(identity, int)
         assert isinstance(server, str)
         assert isinstance(tracks, bool)
         assert math.isfinite(clock)
+        assert history.id
     except ConnectionFailed:
         pass
 

@@ -128,6 +128,23 @@ async def test_pushes_are_dropped_on_a_connection_that_is_new(url: str, other: C
     await get_multi_redis_connection_manager().disconnect_all()
 
 
+@pytest.mark.parametrize("during", [True, False])
+async def test_another_server_is_told_what_the_one_before_had_acknowledged(*, during: bool) -> None:
+    with ValkeyServer() as server:
+        cache = AsyncCache(3600, "app")
+        await cache.initialize(Settings(redis_url=server.url, _env_file=None))
+        with Faults(cache) as faults:
+            faults.drop_pushes()
+            if not during:
+                faults.heal()
+            await cache.set("key", "old")
+            server.command("SAVE")
+            assert await cache.delete("key")
+            server.restart()
+            await eventually(lambda: not server.command("EXISTS", "app:key"), "it is removed again")
+        await get_multi_redis_connection_manager().disconnect_all()
+
+
 async def test_sabotaged_pushes(shell: Shell, other: Callable[[str], None]) -> None:
     await shell.set("key", "own")
     with sabotage("pushes"):

@@ -23,6 +23,7 @@ from nearcache.transport.wire import Wire
 
 from ..lanes import (
     GREETING,
+    INFO,
     TIME,
     Talk,
     Versions,
@@ -401,7 +402,7 @@ async def test_another_kind_of_server_is_called_that() -> None:
 @pytest.mark.parametrize("answer", [TIME, b"-NOPERM no TIME\r\n"], ids=["told", "refused"])
 @on_both_loops
 async def test_the_servers_clock(answer: bytes) -> None:
-    async with fake_server(saying(GREETING, b"+PONG\r\n", answer, b"+OK\r\n", b":1\r\n")) as url:
+    async with fake_server(saying(GREETING, b"+PONG\r\n", answer, INFO, b"+OK\r\n", b":1\r\n")) as url:
         asked, wall = time.monotonic(), time.time()
         async with lane_to(url) as lane:
             taken, later = time.monotonic(), time.time()
@@ -417,7 +418,7 @@ async def test_the_servers_clock(answer: bytes) -> None:
 async def test_odd_facts_in_a_greeting_do_no_harm() -> None:
     odd = b"%4\r\n+server\r\n:5\r\n+version\r\n$2\r\n\xff\xfe\r\n+id\r\n+seven\r\n+x\r\n*0\r\n"
     async with (
-        fake_server(saying(odd, b"+PONG\r\n", b"*1\r\n:1\r\n", b"+OK\r\n", b":1\r\n")) as url,
+        fake_server(saying(odd, b"+PONG\r\n", b"*1\r\n:1\r\n", INFO, b"+OK\r\n", b":1\r\n")) as url,
         lane_to(url) as lane,
     ):
         assert lane.tracks

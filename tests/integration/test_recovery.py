@@ -149,7 +149,9 @@ async def test_nobody_reads_what_a_failed_write_was_to_end(fleet: Fleet, fault: 
                 assert await shell.get(key) is None
             await asyncio.sleep(0)
     for key in KEYS:
-        assert await fleet.others_get(key) == (None if key in ended else "old")
+        # What a server had acknowledged shortly before it was started anew may be lost: it is removed, too.
+        kept = [None, "old"] if fault == "killed" else ["old"]
+        assert await fleet.others_get(key) in ([None] if key in ended else kept)
         assert await shell.get(key) is None or key not in ended
     # And all is as it was.
     assert await shell.set("key", "newest") is True

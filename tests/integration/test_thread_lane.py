@@ -20,7 +20,7 @@ from nearcache.transport.endpoint import parse_url
 from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.thread_wire import ThreadWire, open_thread_wire
 
-from ..lanes import GREETING, TIME, Versions
+from ..lanes import GREETING, INFO, TIME, Versions
 from ..servers import Client, ValkeyServer, wait_until
 
 
@@ -323,7 +323,7 @@ def test_a_server_that_trickles_holds_nobody_longer_than_the_deadline(bench: Ben
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
-                for reply in (GREETING, b"+PONG\r\n" + TIME + b"+OK\r\n", b"$1000\r\n"):
+                for reply in (GREETING, b"+PONG\r\n" + TIME + INFO + b"+OK\r\n", b"$1000\r\n"):
                     connection.recv(1000)
                     connection.sendall(reply)
                 while not over.wait(0.01):
@@ -595,7 +595,7 @@ def test_a_server_that_hangs_up_on_everybody_is_not_stormed(bench: Bench) -> Non
                 return
             with connection:
                 visits.append(time.monotonic())
-                for answer in (GREETING, b"+PONG\r\n" + TIME + b"+OK\r\n"):
+                for answer in (GREETING, b"+PONG\r\n" + TIME + INFO + b"+OK\r\n"):
                     connection.recv(1000)
                     connection.sendall(answer)
 

@@ -4,6 +4,9 @@ A command waits in its connection's outbox until the server carries it out, and 
 until it is delivered. When each of these happens is for Hypothesis to choose. The plans are the real ones; the server
 is the store of ``memory://`` with a tracking table such as Valkey's.
 
+A server may be lost with what it has acknowledged after it was last replicated. What others had written meanwhile is
+made good by themselves, at once; what this process had written is its own affair, and must hold as ever.
+
 A write that fails, or that its caller leaves, promises as much as one that got through: what is read from then on is no
 older than the write's beginning; and when all is made good, the server holds nothing older, nor what came late.
 """
@@ -28,6 +31,7 @@ from nearcache.core.keys import Namespace
 from nearcache.core.parts import Parts
 from nearcache.core.reads import Reads
 from nearcache.core.recovery import Debt, Kind, Recovery, Replay
+from nearcache.core.ring import SECONDS, History, Ring
 from nearcache.core.stats import Counters
 from nearcache.core.writes import Item, Writes
 from nearcache.errors import CommandTimeout, ConnectionFailed, ServerError
@@ -50,10 +54,14 @@ class Connection:
     clock = 0.0
 
     def __init__(self) -> None:
+        self.history = History(b"0")
         self.counters: dict[bytes, tuple[int, int]] = {}
         self.tracked: set[bytes] = set()
         self.outbox: deque[tuple[Batch, Any]] = deque()
         self.inbox: deque[tuple[Batch, Any] | list[bytes]] = deque()
+
+    def histories(self, name: bytes | None = None) -> tuple[History, ...]:
+        return (self.history,)
 
     def watch(self) -> None:
         """What is pushed is read, sooner or later."""
@@ -98,6 +106,10 @@ class Task:
         self.behind = False
 
 
+Copy = tuple[dict[bytes, tuple[bytes, float | None]], dict[bytes, int]]
+"""What a server held, and when the meaning of each key had changed."""
+
+
 class Server(MemoryStore):
     """A store that numbers the changes of each key's meaning, and tracks what connections read."""
 
@@ -136,6 +148,24 @@ class Server(MemoryStore):
                 self.changed_at[key] = self.changes
                 if key in changed and envelope is not None:
                     self.written_at[envelope.write_id] = self.changes
+
+    def copy(self) -> Copy:
+        stored = {key: (stored.value, stored.expires) for key, stored in (self._entries | self._side).items()}
+        return stored, dict(self.changed_at)
+
+    def restore(self, copy: Copy) -> None:
+        """Hold what a copy holds; its values are as old as they were."""
+        written_at, (before, _), (stored, changed_at) = dict(self.written_at), self.copy(), copy
+        for key in before.keys() - stored.keys():
+            self.run(("UNLINK", key))
+        for key, (value, expires) in stored.items():
+            if expires is None or expires > self._clock.monotonic():
+                left = () if expires is None else ("PX", round((expires - self._clock.monotonic()) * 1000))
+                self.run(("SET", key, value, *left))
+            else:
+                self.run(("UNLINK", key))
+        self.written_at |= written_at
+        self.changed_at = dict(changed_at)
 
     def envelope(self, key: bytes) -> Any:
         stored = self._entries.get(key)
@@ -178,7 +208,7 @@ class Machine(RuleBasedStateMachine):
             self.near.attach(connection)
         self.recovery = Recovery(100)
         flights = Flights()
-        self.replay = Replay(self.recovery, remote, self.near, flights, 60.0)
+        self.replay = Replay(self.recovery, remote, self.near, flights, 60.0, Ring(1_000, self.now))
         self.reads, self.writes = (
             made(
                 Parts(
@@ -196,7 +226,8 @@ class Machine(RuleBasedStateMachine):
         self.floor = dict.fromkeys([*self.server.keys, TAG], 0)
         self.late: dict[int, int] = {}  # of values whose write had failed before the server carried it out: when
         self.running: list[Task] = []
-        self.values = 0
+        self.values = self.failovers = 0
+        self.replicate()
 
     def now(self) -> float:
         return self.time
@@ -335,14 +366,14 @@ class Machine(RuleBasedStateMachine):
         data = Codec().encode(self.values, key, version, 500 if ttl else 0, tags=[(TAG, made)] if tagged else [])
         for command in remote.store(key, data, ttl and ttl + 500, read_back=False):
             self.server.run(command)
+        self.by_others.append(("UNLINK", key))
 
     @rule(name=NAME, what=CHANGE)
     def others_change(self, name: str, what: str) -> None:
-        if what == "delete":
-            self.server.run(("UNLINK", self.site.key(name)))
-        else:
-            counter = self.site.counter if what == "clear" else self.site.tag_counter(TAG)
-            self.server.run(remote.raise_counter(counter, soft=what == "soft"))
+        counter = self.site.counter if what == "clear" else self.site.tag_counter(TAG)
+        raising = remote.raise_counter(counter, soft=what == "soft")
+        self.by_others.append(("UNLINK", self.site.key(name)) if what == "delete" else raising)
+        self.server.run(self.by_others[-1])
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 2.0]))
     def advance(self, seconds: float) -> None:
@@ -443,6 +474,29 @@ class Machine(RuleBasedStateMachine):
         self.near.lost(link)
         self.fail(waiting, lambda: ConnectionFailed("gone"))
 
+    # -- the server that takes its place
+
+    @rule()
+    def replicate(self) -> None:
+        """From now on nothing is, until the next time."""
+        self.replica, self.replicated = self.server.copy(), self.time
+        self.by_others: list[Any] = []
+
+    @rule()
+    def fail_over(self) -> None:
+        if self.time - self.replicated >= SECONDS:
+            self.replicate()
+        for connection in range(CONNECTIONS):
+            self.lose(connection)
+        self.server.restore(self.replica)
+        for command in self.by_others:
+            self.server.run(command)
+        self.failovers += 1
+        for link in self.server.connections:
+            link.history = History(b"%d" % self.failovers)
+            self.replay.turned(link, first=False)
+        self.replicate()
+
     def waiting(self, connection: int) -> list[Batch]:
         link = self.server.connections[connection]
         return [item[0] for item in (*link.inbox, *link.outbox) if isinstance(item, tuple)]
@@ -511,6 +565,11 @@ def settled_anywhere(self: Any, what: tuple[Kind, bytes], debt: Debt, link: Any)
     del self.owed[what]
 
 
+def told_and_forgotten(self: Any, kind: Kind, names: list[bytes], link: Any, upto: int, *, soft: bool = False) -> None:
+    """What was made good is not kept for the next server."""
+    self.recovery.replayed(kind, names, link, upto, soft=soft)
+
+
 arrived = NearTier.arrived
 
 
@@ -573,6 +632,22 @@ def late_set(machine: Machine) -> None:
     read(machine, 1, at_once=True)
 
 
+def acknowledged_delete(machine: Machine) -> None:
+    """It is lost with the server that has acknowledged it."""
+    machine.replicate()
+    machine.change(connection=0, name="a", what="delete", at_once=True)
+    machine.fail_over()
+    read(machine, 1, at_once=True)
+
+
+def delete_that_was_made_good(machine: Machine) -> None:
+    """The server that was told of it is lost, too."""
+    acknowledged_delete(machine)
+    for _ in range(2):
+        read(machine, 0, at_once=True)
+        machine.fail_over()
+
+
 def read(machine: Machine, connection: int, *, at_once: bool = False) -> None:
     machine.read(connection=connection, names={"a"}, near=False, at_once=at_once)
 
@@ -589,6 +664,8 @@ STORIES: list[tuple[Callable[[Machine], None], type, str, Callable[..., Any]]] =
     (lost, NearTier, "lost", lose_nothing),
     (delete_that_fails, Replay, "owe", lambda self, *what, soft=False: self.recovery.owe(*what, soft=soft)),
     (late_set, Recovery, "_settle", settled_anywhere),
+    (acknowledged_delete, Ring, "lost", lambda self, link: {}),
+    (delete_that_was_made_good, Replay, "_told", told_and_forgotten),
 ]
 
 

@@ -17,6 +17,7 @@ from nearcache.core.parts import TRIES, Parts
 from nearcache.core.policy import Policy
 from nearcache.core.reads import Reads
 from nearcache.core.recovery import Recovery, Replay
+from nearcache.core.ring import History, Ring
 from nearcache.core.stats import Counters
 from nearcache.core.writes import Item, Writes
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed
@@ -43,6 +44,10 @@ class Link:
         self.track_all = track_all
         self.counters: dict[bytes, tuple[int, int]] = {} if version is None else {SITE.counter: (version, 0)}
         self.watched = 0
+        self.history = History(b"first")
+
+    def histories(self, name: bytes | None = None) -> tuple[History, ...]:
+        return (self.history,)
 
     def watch(self) -> None:
         self.watched += 1
@@ -61,7 +66,8 @@ class Bench:
         self.near.attach(link)
         self.near.on_revoked = self.flights.detach
         self.recovery = Recovery(10_000)
-        self.replay = Replay(self.recovery, remote, self.near, self.flights, 1.0)
+        self.ring = Ring(10_000, self.near.now)
+        self.replay = Replay(self.recovery, remote, self.near, self.flights, 1.0, self.ring)
         parts = Parts(
             codec=self.codec,
             remote=remote,

@@ -86,6 +86,6 @@ def test_facts_and_times_that_are_none_are_not_known() -> None:
         next(conversation)
         conversation.send([answer])
         with pytest.raises(StopIteration) as stop:
-            conversation.send([b"PONG", [b"9" * 400, b"1"], b"OK"])
+            conversation.send([b"PONG", [b"9" * 400, b"1"], 7, b"OK"])
         assert stop.value.value.client_id == 5
         assert abs(stop.value.value.clock) < 10**12

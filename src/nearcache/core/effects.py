@@ -21,7 +21,7 @@ A reply may be a ``CommandRefused``; when there is no reply, ``ConnectionFailed`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from .flights import Flight
@@ -29,6 +29,7 @@ from .loading import CurrentLoad
 
 if TYPE_CHECKING:
     from .ports import Watch
+    from .ring import History
 
 __all__ = ["Command", "Effect", "Lead", "Link", "Load", "Outcome", "Plan", "Send", "Sleep", "Spawn", "Wait"]
 
@@ -51,6 +52,10 @@ class Link(Protocol):
     @property
     def track_all(self) -> bool:
         """Whether it does so for everything that is read, not only for what is asked for."""
+        ...
+
+    def histories(self, name: bytes | None = None) -> Collection[History]:
+        """That of the server which has this key; without one, those of all servers. None where it cannot change."""
         ...
 
     def watch(self) -> None:

@@ -14,8 +14,9 @@ from .keys import Namespace
 from .leases import Holder
 from .loading import CurrentLoad
 from .parts import Parts, Version
+from .recovery import Kind
+from .storing import Storing, tags_of
 from .ttl import milliseconds
-from .writes import Storing, tags_of
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -132,7 +133,10 @@ class Fill:
                 parts.near.keep_unheard(self._unheard, key, self._site, self._job.names[key], landed[key], self._began)
         stored = filling.stored_keys
         unfilled = [key for key in seen if key not in stored] if leased else []
-        yield from self._send(filling, unfilled, None)
+        began = parts.recovery.begin()
+        if (yield from self._send(filling, unfilled, None)):
+            # Who loses the new value has the one before.
+            parts.replay.acknowledged(Kind.KEY, [key for key in stored if seen[key].raw is not None], link, began)
         return landed
 
     def _learn(self, tags: list[bytes]) -> Plan[bool]:
@@ -146,13 +150,13 @@ class Fill:
         self.known = {**fresh, **self.known}
         return all(max(self.known[self._site.tag_counter(tag)]) <= self.clock_us for tag in tags)
 
-    def _send(self, filling: Storing, unfilled: list[bytes], retry_ms: int | None) -> Plan[None]:
-        """Fill, and give back the leases that brought no value."""
+    def _send(self, filling: Storing, unfilled: list[bytes], retry_ms: int | None) -> Plan[bool]:
+        """Fill, and give back the leases that brought no value; whether the server did so."""
         parts = self._parts
         mine = self._holder.holds(self.token)  # not in a child that the loader has forked
         releases = [parts.remote.release(key, self.token, retry_ms) for key in unfilled if mine]
         if not filling.commands and not releases:
-            return
+            return True
         count = len(filling.commands)
 
         def parse(replies: list[Any]) -> None:
@@ -168,7 +172,8 @@ class Fill:
             filling.give_up()
             if not isinstance(error, ServerError):
                 raise
-            parts.failed(error, None)
+            return parts.failed(error, False)
+        return True
 
     def _fail(self, seen: Mapping[bytes, Found], error: Exception, *, leased: bool) -> Plan[None]:
         """Land what is stale, if it may be served, else the error; and let nobody try again at once."""

@@ -12,6 +12,7 @@ from itertools import count
 from secrets import token_hex
 from typing import Any, NamedTuple
 
+from ..errors import ConnectionFailed
 from .effects import Command, Link, Plan, Send
 from .flights import Flight
 from .found import Found, judge
@@ -144,9 +145,12 @@ def elect(
             outcomes[key] = Elected(bool(won), found, who, bool(exists), raw is not None, int(clock))
 
     try:
+        versions = link.counters
         if parts.owed:
             yield from parts.replay.settled(link)
         replies = yield Send([*first, *elections], parse)
+        if link.counters is not versions:
+            raise ConnectionFailed("another server has answered than was asked, which may lack the last writes")
     except BaseException:
         asking.give_up()
         for key, mark in marks.items():

@@ -74,10 +74,20 @@ class Parts:
             raise error
         return self.failed(error, instead)
 
-    def wrote(self, kind: Kind, names: Collection[bytes], link: Link, began: int, *, soft: bool = False) -> None:
-        """A write got through."""
-        if self.owed:
+    def wrote(
+        self,
+        kind: Kind,
+        names: Collection[bytes],
+        link: Link,
+        began: int,
+        *,
+        soft: bool = False,
+        settles: bool = True,
+    ) -> None:
+        """A write got through; unless it ``settles`` what failed before, that is owed still."""
+        if settles and self.owed:
             self.recovery.succeeded(kind, names, link, began, soft=soft)
+        self.replay.acknowledged(kind, names, link, began, soft=soft)
 
     def now_ms(self, link: Link) -> int:
         """The server's clock, in milliseconds."""

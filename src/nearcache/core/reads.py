@@ -190,6 +190,7 @@ class Reads:
             if site.counter not in link.counters:  # nor is it ever where the server does not track
                 unknown.add(site.counter)
             reading = _Reading(self._parts, link, site, names, unknown, found, probe)
+            versions = link.counters
             try:
                 if self._parts.owed:
                     yield from self._parts.replay.settled(link)
@@ -199,6 +200,10 @@ class Reads:
                 raise
             for reply in replies:
                 self._parts.remote.check(reply)
+            if link.counters is not versions:  # another server may have answered, which was not told what it lacks
+                for key in names:
+                    found.pop(key, None)
+                continue
             names = {key: name for key, name in names.items() if key not in found}
             if not names:
                 return found

@@ -17,19 +17,24 @@ failed, unless that is gone. Other connections tell the server, too, once each, 
 wait; it is done once more, and only then settled.
 
 *A later write* of the same key that got through settles it as well. Later is what was begun later.
+
+*What was acknowledged* may be lost with the server that did so. ``ring.py`` says what another server may lack; that is
+owed as if it had failed, on the connection that has reached the other server. It is noted when the connection is there
+and before it is used. Who was about to read finds the connection's versions replaced when the reply comes, and reads
+again. A write that was under way meanwhile is owed, too: which of the servers has acknowledged it is not known.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from enum import StrEnum
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..errors import CommandRefused, ConnectionFailed, ServerError
 from .effects import Command, Link, Plan, Send, Wait
+from .ring import Kind, Ring
 
 if TYPE_CHECKING:
     from .flights import Flights
@@ -40,14 +45,6 @@ __all__ = ["Debt", "Kind", "Recovery", "Replay"]
 T = TypeVar("T")
 
 _BATCH = 500  # keys of one command: about 0.5 ms of the server's time
-
-
-class Kind(StrEnum):
-    """What is owed: the removal of a key, a raised counter, the removal of all keys with the same head."""
-
-    KEY = "key"
-    COUNTER = "counter"
-    HEAD = "head"
 
 
 class Debt(NamedTuple):
@@ -148,6 +145,11 @@ class Recovery:
         with self._lock:
             self._told[link] = max(upto, self._told.get(link, 0))
 
+    def turned(self, link: Link) -> None:
+        """The connection leads to another server, which was told nothing on it yet."""
+        with self._lock:
+            self._told.pop(link, None)
+
     def listed(self) -> tuple[int, list[tuple[Kind, bytes, bool]]]:
         """What is owed, and the number of the last failure among it."""
         with self._lock:
@@ -165,14 +167,21 @@ class Replay:
 
     Args:
         patience: seconds that a plan waits while another one tells the server.
+        ring: what was acknowledged of late.
 
     Attributes:
         on_owed: called with the connection, whenever something is owed that was not to be told now.
+        on_turned: called with the connection when something is owed because it leads to another server.
     """
 
-    def __init__(self, recovery: Recovery, remote: Remote, near: Near, flights: Flights, patience: float) -> None:
+    def __init__(
+        self, recovery: Recovery, remote: Remote, near: Near, flights: Flights, patience: float, ring: Ring
+    ) -> None:
         self.recovery = recovery
+        self.ring = ring
         self.on_owed: Callable[[Link], None] = lambda _: None
+        self.on_turned: Callable[[Link], None] = lambda _: None
+        self._turned = 0  # the number of the last turn, among those of writes
         self._remote = remote
         self._near = near
         self._flights = flights
@@ -193,6 +202,28 @@ class Replay:
                 self._flights.detach_namespace(head)
                 self._near.drop_head(head)
         self.on_owed(link)
+
+    def acknowledged(self, kind: Kind, names: Collection[bytes], link: Link, began: int, *, soft: bool = False) -> None:
+        """A write got through, to a server that may be lost."""
+        if began < self._turned:
+            self.owe(kind, names, link, began, soft=soft)
+            return
+        self.ring.note(kind, names, link, soft=soft)
+        link.watch()  # that it is lost has to be noticed, also when nobody asks for anything
+
+    def turned(self, link: Link, *, first: bool) -> None:
+        """A connection leads to another server than before, or, ``first``, to one for the first time."""
+        recovery = self.recovery
+        recovery.turned(link)
+        if not first:
+            self._turned = recovery.begin()
+        lost = self.ring.lost(link)
+        for (kind, soft), names in lost.items():
+            self.owe(kind, names, link, recovery.begin(), soft=soft)
+        if recovery.owed:
+            self._near.lost(link)
+        if lost:
+            self.on_turned(link)
 
     def settled(self, link: Link, *, wait: bool = True) -> Plan[None]:
         """Go on when the server was told all that was owed when this began.
@@ -292,13 +323,17 @@ class Replay:
                     yield from self._remove(link, list(dict.fromkeys(map(self._remote.leased, found))), upto)
                 if cursor == b"0":
                     break
-        self.recovery.replayed(Kind.HEAD, [head], link, upto)
+        self._told(Kind.HEAD, [head], link, upto)
+
+    def _told(self, kind: Kind, names: Sequence[bytes], link: Link, upto: int, *, soft: bool = False) -> None:
+        self.recovery.replayed(kind, names, link, upto, soft=soft)
+        self.ring.note(kind, names, link, soft=soft)
 
     def _answered(
         self, kind: Kind, names: Sequence[bytes], link: Link, upto: int, reply: Any, *, soft: bool = False
     ) -> None:
         if not isinstance(reply, CommandRefused):
-            self.recovery.replayed(kind, names, link, upto, soft=soft)
+            self._told(kind, names, link, upto, soft=soft)
         elif _for_good(reply):
             self.recovery.forget(kind, names)
 

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 from ..errors import ServerError
 from .effects import Command, Link, Plan, Send, Spawn
-from .found import judge
 from .keys import Namespace
 from .parts import TRIES, Asking, Parts, Version
-from .ports import Mark
 from .recovery import Kind
+from .storing import Storing, tags_of
 
 __all__ = ["Item", "Writes"]
 
@@ -173,13 +172,9 @@ class Writes:
         if not keys:
             return 0
         parts = self._parts
-        began = parts.recovery.begin()
         removed = yield from self._write(link, site, keys, lambda version: parts.remote.delete(list(keys), version))
-        if removed is None:
-            return 0
-        parts.wrote(Kind.KEY, keys, link, began)
-        parts.counters.deletes += removed
-        return removed
+        parts.counters.deletes += removed or 0
+        return removed or 0
 
     def delete_prefix(self, link: Link, site: Namespace, prefix: bytes) -> Plan[int]:
         """Remove what has a stored key that begins so, and stop its loads; how many were valid. Scans the database."""
@@ -203,16 +198,24 @@ class Writes:
     def expire(self, link: Link, site: Namespace, key: bytes, ttl_ms: int | None) -> Plan[bool]:
         """Give a value a new time to live; whether it was there, valid and not expired."""
         remote = self._parts.remote
-        done = yield from self._write(link, site, [key], lambda version: remote.expire(key, version, ttl_ms))
+        command = lambda version: remote.expire(key, version, ttl_ms)  # noqa: E731
+        done = yield from self._write(link, site, [key], command, settles=False)
         return bool(done)
 
     def _write(
-        self, link: Link, site: Namespace, keys: Sequence[bytes], command: Callable[[int], Command]
+        self,
+        link: Link,
+        site: Namespace,
+        keys: Sequence[bytes],
+        command: Callable[[int], Command],
+        *,
+        settles: bool = True,
     ) -> Plan[int | None]:
         """Send a command after which nothing that is known of these keys and their leases holds; its reply.
 
         Args:
             command: makes it, for the namespace's version.
+            settles: what failed before need not be made good then.
         """
         parts = self._parts
         began = parts.recovery.begin()
@@ -222,6 +225,7 @@ class Writes:
                 yield from parts.replay.settled(link)
             known = yield from parts.versions(link, site, ())
             reply: int = yield from self._send(command(known[site.counter][0]), keys, map(parts.remote.lease, keys))
+            parts.wrote(Kind.KEY, keys, link, began, settles=settles)
             return reply
         except (ServerError, GeneratorExit) as error:
             return parts.unwritten(error, None, Kind.KEY, keys, link, began)
@@ -324,6 +328,8 @@ class Writes:
             if not isinstance(error, ServerError):
                 raise
             self._parts.counters.errors += 1
+        else:
+            self._parts.wrote(Kind.HEAD, left, link, began)
 
     def ping(self) -> Plan[str]:
         """``PONG``.
@@ -334,65 +340,6 @@ class Writes:
         reply = yield ("PING",)
         answer = self._parts.remote.check(reply)
         return answer.decode() if isinstance(answer, bytes) else str(answer)
-
-
-class Storing:
-    """Commands that store values, and the hook that keeps near what the server took."""
-
-    def __init__(self, parts: Parts, link: Link, site: Namespace, names: Mapping[bytes, str]) -> None:
-        self._parts = parts
-        self._link = link
-        self._site = site
-        self._names = names
-        self._sent = parts.near.now()
-        self._marks: dict[bytes, Mark] = {}
-        self._datas: dict[bytes, tuple[bytes, int]] = {}  # the bytes, and where their reply is
-        self.commands: list[Command] = []
-
-    def add(self, key: bytes, data: bytes, commands: list[Command]) -> None:
-        """The last command's reply tells the PTTL, or ``OK``."""
-        self._marks[key] = self._parts.near.mark(key)
-        self.commands += commands
-        self._datas[key] = (data, len(self.commands) - 1)
-
-    @property
-    def stored_keys(self) -> Collection[bytes]:
-        """The keys of which a value was added."""
-        return self._datas.keys()
-
-    def parse(self, replies: list[Any]) -> None:
-        """Called where the replies are parsed."""
-        parts, link, site = self._parts, self._link, self._site
-        epoch = parts.near.epoch
-        parts.near.wrote((), [*self._datas, *map(parts.remote.lease, self._datas)])
-        for key, (data, place) in self._datas.items():
-            pttl = replies[place]
-            if not isinstance(pttl, int):
-                parts.near.settle(key, self._marks[key])
-                if pttl is not None:  # refused: what the server holds is not known
-                    parts.near.drop([key])
-                continue
-            verdict = judge(parts.codec, site, key, data, pttl, link.counters)
-            if isinstance(verdict, list):
-                parts.near.settle(key, self._marks[key])
-                parts.near.drop([key])
-            else:
-                parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent, epoch)
-        self._settle()
-
-    def give_up(self) -> None:
-        """Whether anything was stored is not known."""
-        self._settle()
-        self._parts.near.drop(self._datas)
-
-    def _settle(self) -> None:
-        for key, mark in self._marks.items():
-            self._parts.near.settle(key, mark)
-
-
-def tags_of(site: Namespace, tags: Collection[bytes], known: Mapping[bytes, Version]) -> list[tuple[bytes, int]]:
-    """Tags and the versions that an entry made now carries."""
-    return [(tag, max(known[site.tag_counter(tag)])) for tag in tags]
 
 
 def _physical(ttl_ms: int | None, grace_ms: int) -> int | None:

@@ -48,7 +48,7 @@ class Faults:
         self._lock = threading.Lock()
         self._rules: list[_Rule] = []
         self._held: set[Held] = set()
-        self._deaf = _Deaf(client.near)
+        self._deaf = _Deaf(client)
         self._drops = False
         self._replaced: dict[str, Any] = {}
 
@@ -122,7 +122,7 @@ class Faults:
         """No more faults from now on; replies that are held back arrive now. What was lost stays lost."""
         self._rules.clear()
         self._drops = False
-        self._listen(self._client.near)
+        self._listen(self._client._recovering.listener)
         for held in self._take_held():
             held.release()
         if self._client.endpoint.kind == "memory":
@@ -228,10 +228,10 @@ class _Rule:
 
 
 class _Deaf:
-    """Hears of lost connections, and of nothing that was pushed."""
+    """Hears of connections, and of nothing that was pushed."""
 
-    def __init__(self, near: Any) -> None:
-        self.lost = near.lost
+    def __init__(self, client: Client) -> None:
+        self.lost, self.turned = client.near.lost, client.replay.turned
 
     def revoked(self, keys: list[bytes] | None) -> None:
         """Nobody is told."""

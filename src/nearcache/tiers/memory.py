@@ -296,7 +296,8 @@ class NearTier:
 
     def detach(self, link: Link) -> None:
         with self._lock:
-            self._links = [other for other in self._links if other != link]
+            if link in self._links:
+                self._links.remove(link)
 
     def watch(self, keys: Collection[bytes]) -> Watching:
         """Register for the next push of any of these keys, before they are read."""

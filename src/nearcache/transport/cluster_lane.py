@@ -28,12 +28,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .hello import local_clock
 from .lane import Lane
-from .slots import Node, Part, Scatter, SlotMap
+from .slots import Node, Part, Scatter, SlotMap, slot_of
 from .tasks import start_keeper
-from .wire import Command, Hook, Listener, Waiter, afresh
+from .wire import Command, Hook, LaneListener, Waiter, afresh
 
 __all__ = ["REPLACED", "ClusterLane", "MakeLane", "NodeListener", "OnState", "at_node"]
 
@@ -47,13 +48,13 @@ OnState = Callable[[Any, Exception | None], None]
 class MakeLane(Protocol):
     """Makes the lane to one node."""
 
-    def __call__(self, node: Node, *, on_state: OnState, listener: Listener) -> Lane: ...
+    def __call__(self, node: Node, *, on_state: OnState, listener: LaneListener) -> Lane: ...
 
 
-class NodeListener(Listener):
+class NodeListener(LaneListener):
     """Passes on what the lane to one node hears, in the name of the link to all."""
 
-    def __init__(self, link: object, listener: Listener) -> None:
+    def __init__(self, link: object, listener: LaneListener) -> None:
         self._link = link
         self._listener = listener
 
@@ -62,6 +63,9 @@ class NodeListener(Listener):
 
     def lost(self, link: object) -> None:
         self._listener.lost(self._link)
+
+    def turned(self, link: object, *, first: bool) -> None:
+        self._listener.turned(self._link, first=first)
 
 
 def at_node(node: Node, error: Exception | None) -> Exception | None:
@@ -78,7 +82,7 @@ class ClusterLane:
         make_lane: makes the lane to a node.
         connect_timeout: seconds for one attempt to get the map.
         on_state: told of every change of a lane, and of attempts to get the map that failed.
-        listener: told what any node revokes, and of every connection that is lost.
+        listener: told what any node revokes, of every connection that is lost, and of nodes that are others now.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class ClusterLane:
         *,
         connect_timeout: float,
         on_state: OnState,
-        listener: Listener,
+        listener: LaneListener,
     ) -> None:
         self._loop = loop
         self._find = find
@@ -139,6 +143,13 @@ class ClusterLane:
     def watch(self) -> None:
         """The loop reads what the servers push, whether or not somebody waits for a reply."""
 
+    def histories(self, name: bytes | None = None) -> Sequence[History]:
+        """That of the node with the slot of a key, or those of all nodes."""
+        if name is None or self._slots is None:
+            return [lane.history for lane in self._lanes.values()]
+        lane = self._lanes.get(self._slots.owner(slot_of(name)))
+        return (UNKNOWN if lane is None else lane.history,)
+
     @property
     def tracks(self) -> bool:
         """Every node revokes what was read."""
@@ -183,8 +194,12 @@ class ClusterLane:
     def outdated(self, *, moved: bool) -> None:
         """A node has said that the map is not right any more."""
         if moved:
-            self._listener.lost(self)
+            self._moved()
         self._wanted.set()
+
+    def _moved(self) -> None:
+        self._listener.lost(self)
+        self._listener.turned(self, first=False)
 
     def _node_changed(self, node: Node, lane: Lane, error: Exception | None) -> None:
         if self._lanes.get(node) is not lane:
@@ -233,7 +248,7 @@ class ClusterLane:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
         if before is not None and not before.agrees(slots):
-            self._listener.lost(self)
+            self._moved()
         if not self._first.done():
             self._first.set_result(None)
         self._early_waiters.clear()

@@ -9,16 +9,18 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
+from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .cluster_lane import REPLACED, NodeListener, OnState, at_node
 from .hello import local_clock
-from .slots import Node, Part, Scatter, SlotMap
+from .slots import Node, Part, Scatter, SlotMap, slot_of
 from .tasks import start_thread
 from .thread_lane import ThreadLane
-from .wire import Command, Hook, Listener
+from .wire import Command, Hook, LaneListener
 
 __all__ = ["ClusterThreads", "MakeThreadLane"]
 
@@ -29,7 +31,7 @@ _CLOSED = "the connection is closed: call initialize() again"
 class MakeThreadLane(Protocol):
     """Makes the lane to one node."""
 
-    def __call__(self, node: Node, *, on_state: OnState, listener: Listener) -> ThreadLane: ...
+    def __call__(self, node: Node, *, on_state: OnState, listener: LaneListener) -> ThreadLane: ...
 
 
 class ClusterThreads:
@@ -44,7 +46,7 @@ class ClusterThreads:
         make_lane: MakeThreadLane,
         *,
         on_state: OnState,
-        listener: Listener,
+        listener: LaneListener,
     ) -> None:
         self._find = find
         self._make_lane = make_lane
@@ -113,6 +115,14 @@ class ClusterThreads:
     def watch(self) -> None:
         """Every lane is watched from the start."""
 
+    def histories(self, name: bytes | None = None) -> Sequence[History]:
+        """That of the node with the slot of a key, or those of all nodes."""
+        slots = self._slots
+        if name is None or slots is None:
+            return [lane.history for lane in list(self._lanes.values())]
+        lane = self._lanes.get(slots.owner(slot_of(name)))
+        return (UNKNOWN if lane is None else lane.history,)
+
     @property
     def tracks(self) -> bool:
         """Every node revokes what was read."""
@@ -160,8 +170,12 @@ class ClusterThreads:
 
     def _outdated(self, *, moved: bool) -> None:
         if moved:
-            self._listener.lost(self)
+            self._moved()
         self._refresh_soon()
+
+    def _moved(self) -> None:
+        self._listener.lost(self)
+        self._listener.turned(self, first=False)
 
     def _first_slots(self) -> SlotMap:
         with self._finding:
@@ -211,9 +225,12 @@ class ClusterThreads:
             before, self._slots, self._down = self._slots, slots, None
             gone = [self._lanes.pop(node) for node in self._lanes.keys() - set(slots.nodes)]
         if before is not None and not before.agrees(slots):
-            self._listener.lost(self)
+            self._moved()
         for lane in gone:
             lane.close()
+        for node in slots.nodes if gone else ():  # who took over may lack something, whether or not it is asked
+            with suppress(NearcacheError):
+                self._lane(node).open()
 
     # -- the end
 

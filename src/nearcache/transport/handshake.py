@@ -59,7 +59,7 @@ async def open_wire(
         if reason is error:
             raise
         raise reason from error
-    wire.client_id, wire.server, wire.tracks, wire.clock = greeting
+    wire.client_id, wire.server, wire.tracks, wire.clock, wire.history = greeting
     return wire
 
 

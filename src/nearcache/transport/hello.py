@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ..core.ring import History
 from ..errors import CommandRefused, ConnectionFailed
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ class Greeting(NamedTuple):
         server: name and version.
         tracks: it will tell when what was read changes.
         clock: seconds to add to ``time.monotonic()`` for its unix time; right to half a round trip.
+        history: its data set's.
     """
 
     client_id: int | None
     server: str
     tracks: bool
     clock: float
+    history: History
 
 
 def local_clock() -> float:
@@ -81,10 +84,11 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
         raise ConnectionFailed(f"{endpoint.address} is not the primary any more")
 
     commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",), ("TIME",)]
+    commands.append(("INFO", "REPLICATION"))
     if resp3:
         commands.append(("CLIENT", "TRACKING", "ON", *(() if track_all else ("OPTIN",)), "NOLOOP"))
     asked = time.monotonic()
-    first, now, *rest = yield commands
+    first, now, replication, *rest = yield commands
     clock = _clock(now, (asked + time.monotonic()) / 2)
     if isinstance(first, CommandRefused) and (endpoint.db or _code(first) != "NOPERM"):
         if _code(first) in _CREDENTIALS:
@@ -95,7 +99,7 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     if kill is not None:
         yield from _kill(kill, name)
     # Without tracking (an old server, a proxy, an ACL without it) versions are read with every read instead.
-    return Greeting(client_id, server, rest == [b"OK"], clock)
+    return Greeting(client_id, server, rest == [b"OK"], clock, _history(replication, endpoint))
 
 
 def _resp2(endpoint: Endpoint, name: str) -> Conversation[tuple[int | None, str, Any]]:
@@ -136,6 +140,14 @@ def _clock(answer: Any, asked: float) -> float:
         return seconds + microseconds / 1e6 - asked
     except (TypeError, ValueError, OverflowError):
         return local_clock()  # an ACL without TIME, a proxy
+
+
+def _history(answer: Any, endpoint: Endpoint) -> History:
+    lines = answer.split(b"\r\n") if isinstance(answer, bytes) else []
+    facts = {name: fact for name, _, fact in (line.partition(b":") for line in lines)}
+    # An ACL without INFO, a proxy: another server is then one at another address.
+    identity = facts.get(b"master_replid") or endpoint.address.encode()
+    return History(identity, facts.get(b"master_replid2", b""))
 
 
 def _code(error: CommandRefused) -> str:

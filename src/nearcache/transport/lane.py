@@ -37,11 +37,12 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol
 
+from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .descriptors import hang_up
 from .hello import local_clock
 from .tasks import start_keeper
-from .wire import Batch, Command, Hook, Listener, Waiter, Wire, afresh, announce, pack
+from .wire import Batch, Command, Hook, LaneListener, Waiter, Wire, afresh, announce, pack
 
 __all__ = ["Breaker", "Lane"]
 
@@ -71,7 +72,7 @@ class Lane:
         max_in_flight: commands sent and not yet answered; more wait their turn.
         breaker: fed with deadlines that passed and with anything the server says.
         on_state: told of every change: the lane, and the error that took it down (``None`` when it is up).
-        listener: told what the server revokes, and of every connection that is lost.
+        listener: told what the server revokes, of every connection that is lost, and of every other server.
         track_all: ``open_wire`` asks the server to track every key that is read.
 
     Attributes:
@@ -79,6 +80,7 @@ class Lane:
         tracks: the server revokes what was read, on this connection or, before the first one, probably.
         track_all: it does so for every key that is read.
         clock: seconds to add to ``time.monotonic()`` for the server's unix time.
+        history: that of the server it leads to.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Lane:
         max_in_flight: int,
         breaker: Breaker,
         on_state: Callable[[Lane, Exception | None], None],
-        listener: Listener,
+        listener: LaneListener,
         track_all: bool = False,
     ) -> None:
         self._loop = loop
@@ -115,6 +117,7 @@ class Lane:
         self.tracks = True
         self.track_all = track_all
         self.clock = local_clock()
+        self.history = UNKNOWN
         self.connects = 0
 
     # -- asking
@@ -147,6 +150,10 @@ class Lane:
 
     def watch(self) -> None:
         """The loop reads what the server pushes, whether or not somebody waits for a reply."""
+
+    def histories(self, name: bytes | None = None) -> tuple[History, ...]:
+        """There is one server."""
+        return (self.history,)
 
     @property
     def connected(self) -> bool:
@@ -276,6 +283,9 @@ class Lane:
         self.connects += 1
         self.tracks, self.clock = wire.tracks, wire.clock
         self.track_all = self._track_all and wire.tracks
+        before, self.history = self.history, wire.history
+        if wire.history != before:
+            self._listener.turned(self, first=before is UNKNOWN)
         self._wire = wire
         wire.on_push = self._pushed
         wire.on_read = self._after_read

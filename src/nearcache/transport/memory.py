@@ -328,6 +328,10 @@ class MemoryLink:
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
         return self._store.execute_all(commands, hook, self)
 
+    def histories(self, name: bytes | None = None) -> tuple[()]:
+        """Nothing can take its place."""
+        return ()
+
     def watch(self) -> None:
         """What others write is told at once."""
 

@@ -34,5 +34,9 @@ class NoLink:
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
         raise self._error()
 
+    def histories(self, name: bytes | None = None) -> tuple[()]:
+        """There is no server."""
+        return ()
+
     def watch(self) -> None:
         """Nothing will be pushed."""

@@ -36,13 +36,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .hello import local_clock
 from .lane import Breaker
 from .tasks import start_thread
 from .thread_watch import keep_reading
 from .thread_wire import CHUNK, ThreadWaiter, ThreadWire
-from .wire import Command, Hook, Listener, afresh, pack
+from .wire import Command, Hook, LaneListener, afresh, pack
 
 __all__ = ["ThreadLane"]
 
@@ -62,10 +63,10 @@ class ThreadLane:
         command_timeout: seconds from asking to the reply.
         breaker: fed with deadlines that passed and with anything the server says.
         on_state: told of every change: the lane, and the error that took it down (``None`` when it is up).
-        listener: told what the server revokes, and of every connection that is lost.
+        listener: told what the server revokes, of every connection that is lost, and of every other server.
         track_all: ``open_wire`` asks the server to track every key that is read.
 
-    The attributes ``counters``, ``tracks``, ``track_all`` and ``clock`` are those of ``Lane``.
+    The attributes ``counters``, ``tracks``, ``track_all``, ``clock`` and ``history`` are those of ``Lane``.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class ThreadLane:
         command_timeout: float,
         breaker: Breaker,
         on_state: Callable[[ThreadLane, Exception | None], None],
-        listener: Listener,
+        listener: LaneListener,
         track_all: bool = False,
     ) -> None:
         self._open_wire = open_wire
@@ -96,6 +97,7 @@ class ThreadLane:
         self.tracks = True
         self.track_all = track_all
         self.clock = local_clock()
+        self.history = UNKNOWN
         self.server = ""
         self.connects = 0
 
@@ -113,6 +115,10 @@ class ThreadLane:
     def request_many(self, commands: Sequence[Command], hook: Hook | None = None) -> list[Any]:
         """Send commands back to back; their replies, after ``hook`` has seen them."""
         return self._exchange(b"".join(map(pack, commands)), len(commands), hook)
+
+    def histories(self, name: bytes | None = None) -> tuple[History, ...]:
+        """There is one server."""
+        return (self.history,)
 
     @property
     def connected(self) -> bool:
@@ -237,10 +243,11 @@ class ThreadLane:
                 return
             connection.watched = True
         look = weakref.WeakMethod(self._look)
-        self._watcher = start_thread("nearcache-watch", keep_reading, connection, look)
-        if self._watcher is None:
+        watcher = start_thread("nearcache-watch", keep_reading, connection, look)
+        if watcher is None:
             connection.stop_watching()
             self._watching = False  # who keeps the next value tries again
+        self._watcher = watcher
 
     def close(self) -> None:
         """Let what is in flight finish (at most one command timeout), then close. Idempotent."""
@@ -338,6 +345,9 @@ class ThreadLane:
         self.track_all = self._track_all and self.tracks
         self._kill = self._down = None
         self.connects += 1
+        before, self.history = self.history, connection.history
+        if connection.history != before:
+            self._listener.turned(self, first=before is UNKNOWN)
         self._connection = connection
         if self._closed.is_set():
             self._lose(connection, NotInitialized(_CLOSED))

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import hiredis
 
+from ..core.ring import UNKNOWN
 from ..errors import CommandRefused, ConnectionFailed
 from .descriptors import close_in_children
 from .endpoint import Endpoint
@@ -106,6 +107,7 @@ class ThreadWire:
         self.server = ""
         self.tracks = False
         self.clock = local_clock()
+        self.history = UNKNOWN
         self.cut_short = False  # a write has begun and not ended
 
     @property
@@ -313,7 +315,7 @@ def open_thread_wire(
         if reason is error and isinstance(error, ConnectionFailed):
             raise
         raise ConnectionFailed(str(reason) or repr(reason)) from error
-    wire.client_id, wire.server, wire.tracks, wire.clock = greeting
+    wire.client_id, wire.server, wire.tracks, wire.clock, wire.history = greeting
     wire.since = wire.last_read = monotonic()
     return wire
 

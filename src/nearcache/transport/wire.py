@@ -12,10 +12,23 @@ from typing import Any, Protocol, cast
 
 import hiredis
 
+from ..core.ring import UNKNOWN
 from ..errors import CommandRefused, CommandTimeout, ConnectionFailed, NearcacheError
 from .descriptors import Numbered, close_in_children
 
-__all__ = ["LONGEST", "Batch", "Command", "Hook", "Listener", "Waiter", "Wire", "afresh", "announce", "pack"]
+__all__ = [
+    "LONGEST",
+    "Batch",
+    "Command",
+    "Hook",
+    "LaneListener",
+    "Listener",
+    "Waiter",
+    "Wire",
+    "afresh",
+    "announce",
+    "pack",
+]
 
 Command = tuple[str | bytes | int | float, ...]
 Hook = Callable[[list[Any]], None]
@@ -49,6 +62,14 @@ class Listener(Protocol):
 
     def lost(self, link: object) -> None:
         """The link's connection is gone, and with it the server's word on all that was read through it."""
+        ...
+
+
+class LaneListener(Listener, Protocol):
+    """What hears from a lane, besides, which server it leads to."""
+
+    def turned(self, link: Any, *, first: bool) -> None:
+        """The link leads to another server than before, or to its ``first``; nothing was sent there yet."""
         ...
 
 
@@ -121,6 +142,7 @@ class Wire(asyncio.Protocol):
         self.server = ""
         self.tracks = False
         self.clock = 0.0
+        self.history = UNKNOWN
         self.on_push: Callable[[list[Any]], None] = _ignore
         self.on_read: Callable[[], None] = _ignore
         self.on_room: Callable[[], None] = _ignore
