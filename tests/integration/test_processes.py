@@ -41,8 +41,11 @@ on_both_loops = pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
+    manager = get_multi_redis_connection_manager()
+    registered = dict(manager._registered)
     yield
-    get_multi_redis_connection_manager().close()
+    manager.close()
+    manager._registered = registered
 
 
 class Child:
@@ -365,7 +368,13 @@ def locks() -> list[tuple[str, Any]]:
     found: dict[int, tuple[str, Any]] = {}
     for thing in gc.get_objects():
         kind = type(thing)
-        if not str(kind.__module__).startswith("nearcache") or isinstance(thing, ThreadWaiter) or thing is _NO_TIER:
+        module = str(kind.__module__)
+        if (
+            not module.startswith("nearcache")
+            or module.startswith("nearcache.testing")
+            or isinstance(thing, ThreadWaiter)
+            or thing is _NO_TIER
+        ):
             continue  # a waiter's is made locked, and nobody ever locks that of the tier of no client
         slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
         for value in (*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)):
