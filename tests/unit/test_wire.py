@@ -22,6 +22,9 @@ class Transport:
         self.written: list[bytes] = []
         self.aborted = False
 
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
+
     def write(self, data: bytes) -> None:
         assert not self.aborted
         self.written.append(data)
