@@ -28,8 +28,10 @@ from .tiers.memory import NearTier
 from .transport.cluster_lane import ClusterLane
 from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
+from .transport.links import make_link, make_thread_link
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
+from .transport.replicas import Replicas
 from .transport.thread_lane import ThreadLane
 from .transport.topology import Topology
 
@@ -37,10 +39,7 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from .settings import Settings
-    from .transport.cluster_lane import OnState
     from .transport.endpoint import Endpoint
-    from .transport.slots import Node
-    from .transport.wire import Listener
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -115,7 +114,8 @@ class Client:
         self._clustered = endpoint.kind == "cluster"
         self._prefix = Namespace(name, settings.prefix).head.decode() if self._clustered else settings.prefix
         # In a cluster CLIENT CACHING and ASKING, which both have to come right before a command, exclude each other.
-        self._track_all = settings.near_enabled or self._clustered
+        self.spread = self._clustered or (settings.read_from != "primary" and endpoint.kind == "sentinel")
+        self.track_all = settings.near_enabled or self.spread
         self.near = NearTier(
             settings.near_entries,
             settings.near_bytes,
@@ -135,7 +135,8 @@ class Client:
             command_timeout=settings.command_timeout,
             connect_timeout=settings.connect_timeout,
             client_name=f"nearcache-{name}",
-            track_all=self._track_all,
+            track_all=self.track_all,
+            replicas=Replicas(name) if settings.read_from != "primary" and self.spread else None,
         )
         self._recovering = Recovering(self, lambda: (self._thread_lane, self._lanes))
         self.replay = self._recovering.replay
@@ -171,7 +172,7 @@ class Client:
             return self._memory
         with self._lock:
             if self._thread_lane is None:
-                self._thread_lane = self._make_thread_link()
+                self._thread_lane = make_thread_link(self)
                 self.near.attach(self._thread_lane)
             return self._thread_lane
 
@@ -190,49 +191,9 @@ class Client:
                 lane = self._lanes.pop(other)
                 self.near.lost(lane)
                 self.near.detach(lane)
-            lane = self._lanes[loop] = self._make_link(loop)
+            lane = self._lanes[loop] = make_link(self, loop)
             self.near.attach(lane)
             return lane
-
-    def _make_link(self, loop: asyncio.AbstractEventLoop) -> Lane | ClusterLane:
-        def make(node: Node | None = None, *, on_state: OnState, listener: Listener) -> Lane:
-            return Lane(
-                loop,
-                self.topology.opener(node),
-                command_timeout=self.settings.command_timeout,
-                connect_timeout=self.settings.connect_timeout,
-                max_in_flight=self.settings.max_in_flight,
-                breaker=self.breaker,
-                on_state=on_state,
-                listener=listener,
-                track_all=self._track_all,
-            )
-
-        if not self._clustered:
-            return make(on_state=self._changed, listener=self.near)
-        return ClusterLane(
-            loop,
-            self.topology.find_slots,
-            make,
-            connect_timeout=self.settings.connect_timeout,
-            on_state=self._changed,
-            listener=self.near,
-        )
-
-    def _make_thread_link(self) -> ThreadLane | ClusterThreads:
-        def make(node: Node | None = None, *, on_state: OnState, listener: Listener) -> ThreadLane:
-            return ThreadLane(
-                self.topology.thread_opener(listener, node),
-                command_timeout=self.settings.command_timeout,
-                breaker=self.breaker,
-                on_state=on_state,
-                listener=listener,
-                track_all=self._track_all,
-            )
-
-        if not self._clustered:
-            return make(on_state=self._changed, listener=self.near)
-        return ClusterThreads(self.topology.find_slots_in_thread, make, on_state=self._changed, listener=self.near)
 
     # -- what the caches on it share
 
@@ -344,7 +305,7 @@ class Client:
             forgotten=self.replay.recovery.forgotten,
         )
 
-    def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
+    def changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
         where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"

@@ -18,9 +18,12 @@ from .inquiry import inquire, inquire_in_thread
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
+    from .slots import Node
     from .wire import Command
 
 __all__ = ["Sentinels"]
+
+_AWAY = frozenset([b"s_down", b"o_down", b"disconnected"])
 
 
 class Sentinels:
@@ -38,6 +41,7 @@ class Sentinels:
         self._question: Command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", endpoint.service)
         self._failure = f"no sentinel of {endpoint.address} names the primary"
         self._doubtful = False
+        self._asked: Command = ("SENTINEL", "REPLICAS", endpoint.service)
 
     def confirm(self) -> None:
         """The server that was named last is the primary."""
@@ -55,12 +59,28 @@ class Sentinels:
         """``find`` for a thread."""
         return inquire_in_thread(self._in_turn(), self._question, self._read, self._share, self._failure)
 
+    async def find_replicas(self) -> list[Node]:
+        """Those of the primary that are up, by the word of a sentinel; none, when none says so."""
+        try:
+            return await inquire(self._each(), self._asked, _read_replicas, self._share, self._failure)
+        except ConnectionFailed:
+            return []
+
+    def find_replicas_in_thread(self) -> list[Node]:
+        """``find_replicas`` for a thread."""
+        try:
+            return inquire_in_thread(self._each(), self._asked, _read_replicas, self._share, self._failure)
+        except ConnectionFailed:
+            return []
+
     def _in_turn(self) -> list[Endpoint]:
-        nodes = self._nodes
         if self._doubtful:
-            nodes = self._nodes = (*nodes[1:], nodes[0])
+            self._nodes = (*self._nodes[1:], self._nodes[0])
         self._doubtful = True
-        return [replace(self._endpoint, kind="tcp", host=host, port=port, nodes=()) for host, port in nodes]
+        return self._each()
+
+    def _each(self) -> list[Endpoint]:
+        return [replace(self._endpoint, kind="tcp", host=host, port=port, nodes=()) for host, port in self._nodes]
 
     def _read(self, sentinel: Endpoint, answer: Any) -> Endpoint:
         if answer is None:
@@ -73,3 +93,12 @@ class Sentinels:
         node = (sentinel.host, sentinel.port)
         self._nodes = (node, *(other for other in self._nodes if other != node))
         return primary
+
+
+def _read_replicas(sentinel: Endpoint, answer: Any) -> list[Node]:
+    try:
+        each = [dict(zip(facts[::2], facts[1::2], strict=True)) for facts in answer]
+        up = (facts for facts in each if not _AWAY & set(facts[b"flags"].split(b",")))
+        return sorted((facts[b"ip"].decode("ascii"), int(facts[b"port"])) for facts in up)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ConnectionFailed(f"this is no sentinel: it answered {answer!r:.40}") from None

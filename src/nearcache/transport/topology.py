@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConnectionFailed
+from ..errors import CommandRefused, ConnectionFailed
 from .driver import make_driver
-from .handshake import open_wire
+from .handshake import converse, open_wire
 from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
 from .slots import Node, SlotMap
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from .embedded import EmbeddedServer
     from .endpoint import Endpoint
+    from .hello import Conversation
+    from .replicas import Replicas
     from .wire import Listener, Wire
 
 __all__ = ["Topology"]
@@ -39,6 +41,7 @@ class Topology:
         connect_timeout: seconds for one attempt to connect.
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         track_all: track every key that is read.
+        replicas: told which there are, if values are to be read from them.
 
     Attributes:
         at: where the latest connection went; ``endpoint`` before the first.
@@ -52,7 +55,9 @@ class Topology:
         connect_timeout: float,
         client_name: str,
         track_all: bool,
+        replicas: Replicas | None = None,
     ) -> None:
+        self.replicas = replicas
         self.at = replace(endpoint, db=0) if endpoint.kind == "cluster" else endpoint
         self._endpoint = endpoint
         self._command_timeout = command_timeout
@@ -72,10 +77,10 @@ class Topology:
 
     # -- connections
 
-    def opener(self, node: Node | None = None) -> Callable[[int | None], Awaitable[Wire]]:
-        """What opens the wires of one lane, of a cluster to that node; it is given the id of the connection to kill."""
+    def opener(self, node: Node | None = None, *, replica: bool = False) -> Callable[[int | None], Awaitable[Wire]]:
+        """What opens the wires of one lane, of several to that node; it is given the id of the connection to kill."""
         last: Endpoint | None = None
-        fixed = None if node is None else self._at_node(node)
+        fixed = None if node is None else self._at_node(node, replica=replica)
 
         async def open_next(kill: int | None) -> Wire:
             nonlocal last
@@ -88,15 +93,24 @@ class Topology:
                 track_all=self._track_all,
             )
             last = endpoint
-            self._arrived(endpoint)
+            if replica:
+                try:
+                    await converse(wire, self._read_only())
+                except BaseException:
+                    wire.abort(ConnectionFailed("it is not to be read from"))
+                    raise
+            else:
+                self._arrived(endpoint)
             return wire
 
         return open_next
 
-    def thread_opener(self, listener: Listener, node: Node | None = None) -> Callable[[int | None], ThreadWire]:
+    def thread_opener(
+        self, listener: Listener, node: Node | None = None, *, replica: bool = False
+    ) -> Callable[[int | None], ThreadWire]:
         """The same for the lane of threads."""
         last: Endpoint | None = None
-        fixed = None if node is None else self._at_node(node)
+        fixed = None if node is None else self._at_node(node, replica=replica)
 
         def open_next(kill: int | None) -> ThreadWire:
             nonlocal last
@@ -111,10 +125,24 @@ class Topology:
                 track_all=self._track_all,
             )
             last = endpoint
-            self._arrived(endpoint)
+            if replica:
+                try:
+                    wire.talk(self._read_only())
+                except BaseException:
+                    wire.sock.close()
+                    raise
+            else:
+                self._arrived(endpoint)
             return wire
 
         return open_next
+
+    def _read_only(self) -> Conversation[None]:
+        """A cluster's replica sends readers away until they say that they take what it has."""
+        if self._endpoint.kind == "cluster":
+            (answer,) = yield [("READONLY",)]
+            if isinstance(answer, CommandRefused):
+                raise ConnectionFailed(f"it is not to be read from: {answer}")
 
     async def _find(self) -> Endpoint:
         if self._sentinels is not None:
@@ -127,24 +155,41 @@ class Topology:
         return self._start() if self._endpoint.kind == "embedded" else self._endpoint
 
     async def find_slots(self, nodes: Sequence[Node]) -> SlotMap:
-        """Which node of the cluster has which slot, asked of these nodes and then of those in the URL.
+        """Which node of the cluster has which slot, asked of these nodes and then of those in the URL; or of sentinels.
 
         Raises:
             ConnectionFailed: no node says so.
         """
-        asked = self._nodes(nodes)
-        return await inquire(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        if self._sentinels is not None:
+            primary = await self._sentinels.find()
+            slots = _whole(primary, await self._sentinels.find_replicas())
+        else:
+            asked = self._nodes(nodes)
+            slots = await inquire(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        return self._found(slots)
 
     def find_slots_in_thread(self, nodes: Sequence[Node]) -> SlotMap:
         """``find_slots`` for a thread."""
-        asked = self._nodes(nodes)
-        return inquire_in_thread(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        if self._sentinels is not None:
+            primary = self._sentinels.find_in_thread()
+            slots = _whole(primary, self._sentinels.find_replicas_in_thread())
+        else:
+            asked = self._nodes(nodes)
+            slots = inquire_in_thread(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        return self._found(slots)
+
+    def _found(self, slots: SlotMap) -> SlotMap:
+        if self.replicas is not None:
+            self.replicas.follow(slots.replicas)
+        return slots
 
     def _nodes(self, nodes: Sequence[Node]) -> list[Endpoint]:
         return [self._at_node(node) for node in dict.fromkeys((*nodes, *self._endpoint.nodes))]
 
-    def _at_node(self, node: Node) -> Endpoint:
-        return replace(self._endpoint, kind="tcp", host=node[0], port=node[1], db=0, nodes=())
+    def _at_node(self, node: Node, *, replica: bool = False) -> Endpoint:
+        given = self._endpoint
+        db, service = given.db if given.service else 0, "" if replica else given.service
+        return replace(given, kind="tcp", host=node[0], port=node[1], db=db, service=service, nodes=())
 
     def _share(self, nodes: Sequence[Endpoint]) -> float:
         return self._connect_timeout / len(nodes)
@@ -198,6 +243,10 @@ class Topology:
         """After a fork: the driver's connections are the parent's."""
         self._lock = threading.Lock()
         self._driver = None
+
+
+def _whole(primary: Endpoint, replicas: list[Node]) -> SlotMap:
+    return SlotMap.of_one((primary.host, primary.port), replicas)
 
 
 def _read_slots(node: Endpoint, answer: Any) -> SlotMap:
