@@ -194,6 +194,11 @@ class ClusterLane:
             # Not from within the parser of a wire, which this may go to.
             self._loop.call_soon(lane.post_many, [INFO], Nobody(), hook)
 
+    def answered(self, node: Node) -> None:
+        """What a primary said is noted."""
+        if self._readers is not None:
+            self._readers.answered(node)
+
     def outdated(self, *, moved: bool) -> None:
         """A node has said that the map is not right any more."""
         if moved:

@@ -88,6 +88,8 @@ class ClusterThreads:
             batch.again = []
             for part, sent in zip(reversed(parts), (None, *reversed(begun)), strict=True):
                 self._ask(batch, part, sent)
+                if self._readers is not None:
+                    self._readers.answered(part.node)
             parts = batch.again
             if scatter.outdated:
                 self._outdated(moved=scatter.moved)

@@ -11,7 +11,8 @@ write undone, or a value from before one that it has read.
 *Proofs.* A replica is asked for a key only when it is proven to have all that the process can have noted of it. The
 primary is asked for its replication id and offset at a time t; when the replica says that it has the same id, and an
 offset that is no less, it has all that was answered before t. So it may be asked for any key whose note is older than
-t; others are read from the primary. Who reads asks for the next proof on the way, and does not wait for it.
+t; others are read from the primary, which is a note, too: so a proof is asked for when such a read has been answered.
+Nobody waits for it.
 
 *One replica* for each primary is read by all loops and threads of a client: what it has shown once it does not take
 back. When another takes its place, that one is not asked before it is proven anew, and what the first one answers still
@@ -125,10 +126,10 @@ class Replicas:
 
     # -- proofs
 
-    def due(self, primary: Node, *, waited_for: bool) -> bool:
-        """Whether it is time to ask for a proof; says so once."""
+    def due(self, primary: Node, pause: float) -> bool:
+        """Whether a proof was asked for so many seconds ago; says so once."""
         standing, now = self._standings.get(primary), self._now()
-        if standing is None or now - standing.asked < (_SOON if waited_for else _CALM):
+        if standing is None or now - standing.asked < pause:
             return False
         standing.asked = now
         return True
@@ -153,8 +154,8 @@ class Replicas:
                 standing.target = (now, facts[b"master_replid"], int(facts[b"master_repl_offset"]))
                 ask(replica, replica_said)
 
-        if standing.target is not None:  # not reached when it was looked at last
-            ask(replica, replica_said)
+        if standing.target is not None and now - standing.target[0] < _OLDEST:
+            ask(replica, replica_said)  # it had not come so far when it was asked last
         else:
             ask(primary, primary_said)
 
@@ -214,6 +215,7 @@ class Readers:
         self.replicas = replicas
         self._lane = lane
         self._ask = ask
+        self._waited: set[Node] = set()  # primaries that were read because their replicas could not be
 
     def __call__(self, primary: Node, key: bytes) -> Node | None:
         """The replica to read a key from, which has to track it; None for the primary."""
@@ -223,10 +225,18 @@ class Readers:
         lane = self._lane(replica)
         if not lane.connected or not lane.track_all:
             return None
-        covers = self.replicas.covers(primary, key)
-        if self.replicas.due(primary, waited_for=not covers):
+        if not self.replicas.covers(primary, key):
+            self._waited.add(primary)
+            return None
+        if self.replicas.due(primary, _CALM):
             self.replicas.prove(primary, self._ask)
-        return replica if covers else None
+        return replica
+
+    def answered(self, primary: Node) -> None:
+        """A primary has answered, and that is noted: the next proof will cover it."""
+        if primary in self._waited and self.replicas.due(primary, _SOON):
+            self._waited.discard(primary)
+            self.replicas.prove(primary, self._ask)
 
 
 def _facts(reply: Any) -> dict[bytes, bytes]:
