@@ -29,6 +29,7 @@ from .transport.cluster_lane import ClusterLane
 from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
 from .transport.links import make_link, make_thread_link
+from .transport.lookout import Lookout
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
 from .transport.replicas import Replicas
@@ -138,6 +139,11 @@ class Client:
             track_all=self.track_all,
             replicas=Replicas(name) if settings.read_from != "primary" and self.spread else None,
         )
+        self._lookout: Lookout | None = None
+        if endpoint.kind in ("sentinel", "cluster"):
+            self._lookout = Lookout(self.topology, self._links)
+            if self.topology.replicas is not None:
+                self.topology.replicas.on_left = self._lookout.soon
         self._recovering = Recovering(self, lambda: (self._thread_lane, self._lanes))
         self.replay = self._recovering.replay
         self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
@@ -194,6 +200,9 @@ class Client:
             lane = self._lanes[loop] = make_link(self, loop)
             self.near.attach(lane)
             return lane
+
+    def _links(self) -> list[Any]:
+        return [link for link in (self._thread_lane, *list(self._lanes.values())) if link is not None]
 
     # -- what the caches on it share
 
@@ -267,6 +276,8 @@ class Client:
         thread_lane, self._thread_lane = self._thread_lane, None
         if thread_lane is not None:
             await asyncio.to_thread(thread_lane.close)
+        if self._lookout is not None:
+            await asyncio.to_thread(self._lookout.close)
         await self.topology.aclose()
 
     def forget_in_child(self) -> None:
@@ -280,6 +291,8 @@ class Client:
         self._lock = threading.Lock()
         self.flights.forget()
         self.topology.forget_in_child()
+        if self._lookout is not None:
+            self._lookout.forget_in_child()
         self._recovering.forget_in_child()
 
     # -- how it is
@@ -312,6 +325,8 @@ class Client:
         if error is None:
             self._server = lane.server
             self._reconnects += lane.connects > 1
+            if self._lookout is not None:
+                self._lookout.start()
             if self._down_since is not None:
                 _log.warning("%s: reconnected after %.1f s, %d attempts", where, now - self._down_since, self._attempts)
             elif lane.connects == 1:

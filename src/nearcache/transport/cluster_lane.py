@@ -28,6 +28,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -186,7 +187,6 @@ class ClusterLane:
     def _replica_changed(self, node: Node, lane: Lane, error: Exception | None) -> None:
         if error is not None and self._reading.get(node) is lane and self.replicas is not None:
             self.replicas.left(node, error)
-            self._wanted.set()
 
     def _ask_aside(self, node: Node, hook: Hook) -> None:
         lane = self._lanes.get(node) or self._reading.get(node)
@@ -225,7 +225,7 @@ class ClusterLane:
                 self._wanted.clear()
                 try:
                     async with asyncio.timeout(self._connect_timeout):
-                        slots = await self._find(self._known_nodes())
+                        slots = await self._find(self.known_nodes())
                 except Exception as error:  # noqa: BLE001  # whatever it is, the next attempt may succeed
                     attempt += 1
                     self._went_down(error if isinstance(error, NearcacheError) else ConnectionFailed(repr(error)))
@@ -246,8 +246,18 @@ class ClusterLane:
         except TimeoutError:
             pass
 
-    def _known_nodes(self) -> list[Node]:
-        return sorted(self._lanes, key=lambda node: not self._lanes[node].connected)
+    def learn(self, slots: SlotMap) -> None:
+        """Take a map that was asked for elsewhere, from any thread."""
+        with suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(self._learn, slots)
+
+    def _learn(self, slots: SlotMap) -> None:
+        if self._slots is not None and not self._closed:
+            self._came_up(slots)
+
+    def known_nodes(self) -> list[Node]:
+        """Those that are connected first."""
+        return [node for node, _ in sorted(self._lanes.items(), key=lambda item: not item[1].connected)]
 
     def _came_up(self, slots: SlotMap) -> None:
         before, self._slots, self._down = self._slots, slots, None

@@ -117,7 +117,6 @@ class ClusterThreads:
                 raise
             if part.primary is not None:
                 batch.lost(part, error)
-                self._refresh_soon()
                 return
             if isinstance(error, NotInitialized):
                 raise ConnectionFailed(REPLACED) from None
@@ -202,7 +201,6 @@ class ClusterThreads:
     def _replica_changed(self, node: Node, lane: Any, error: Exception | None) -> None:
         if error is not None and self._reading.get(node) is lane and self._replicas is not None:
             self._replicas.left(node, error)
-            self._refresh_soon()
 
     def _node_changed(self, node: Node, lane: Any, error: Exception | None) -> None:
         if self._lanes.get(node) is not lane:
@@ -251,7 +249,7 @@ class ClusterThreads:
         while not self._closed.wait(random.uniform(0, min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** min(attempt, 10)))):
             attempt += 1
             try:
-                self._install(self._find(self._known_nodes()))
+                self.learn(self._find(self.known_nodes()))
             except NearcacheError as error:
                 self._on_state(self, error)
                 continue
@@ -260,11 +258,13 @@ class ClusterThreads:
                     self._refreshing = False
                     return
 
-    def _known_nodes(self) -> list[Node]:
+    def known_nodes(self) -> list[Node]:
+        """Those that are not down first."""
         with self._lock:
             return sorted(self._lanes, key=lambda node: self._lanes[node].down)
 
-    def _install(self, slots: SlotMap) -> None:
+    def learn(self, slots: SlotMap) -> None:
+        """Take a map, whoever asked for it."""
         with self._lock:
             before, self._slots, self._down = self._slots, slots, None
             replicas = {node for nodes in slots.replicas.values() for node in nodes}

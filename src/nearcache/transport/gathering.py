@@ -126,7 +126,6 @@ class Gathering:
             self.failed(error)
         else:
             self._link.replicas.left(part.node, error)
-            self._link.outdated(moved=False)
             asyncio.get_running_loop().call_soon(self.send, [part.instead()])
 
     def failed(self, error: Exception) -> None:

@@ -71,9 +71,13 @@ class Replicas:
     Args:
         name: the client's, for the log.
         now: seconds, monotonic.
+
+    Attributes:
+        on_left: called when another replica is to be read: there may be others by now.
     """
 
     def __init__(self, name: str, now: Callable[[], float] = monotonic) -> None:
+        self.on_left: Callable[[], None] = lambda: None
         self._name = name
         self._now = now
         self._lock = threading.Lock()
@@ -123,6 +127,7 @@ class Replicas:
                     if standing.proven > -inf:
                         _log.warning("%s client: replica %s:%d is not read any more: %s", self._name, *replica, why)
                     standing.choose()
+                    self.on_left()
 
     # -- proofs
 

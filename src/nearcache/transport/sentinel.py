@@ -10,11 +10,13 @@ Who answered is asked first the next time, unless the server it named could not 
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConnectionFailed
-from .inquiry import inquire, inquire_in_thread
+from ..errors import ConnectionFailed, NearcacheError
+from .inquiry import inquire, inquire_in_thread, subscribe
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -73,6 +75,22 @@ class Sentinels:
         except ConnectionFailed:
             return []
 
+    def listen_in_thread(self) -> socket.socket:
+        """A connection on which one says what happens to the servers; it is the first to be asked then.
+
+        Raises:
+            ConnectionFailed: there is none.
+        """
+        for sentinel in self._each():
+            with suppress(OSError, NearcacheError):
+                sock = subscribe(sentinel, "[-+]*", self._share)
+                self._prefer((sentinel.host, sentinel.port))
+                return sock
+        raise ConnectionFailed(self._failure)
+
+    def _prefer(self, node: Node) -> None:
+        self._nodes = (node, *(other for other in self._nodes if other != node))
+
     def _in_turn(self) -> list[Endpoint]:
         if self._doubtful:
             self._nodes = (*self._nodes[1:], self._nodes[0])
@@ -90,8 +108,7 @@ class Sentinels:
             primary = replace(self._endpoint, kind="tcp", host=host.decode("ascii"), port=int(port), nodes=())
         except (AttributeError, TypeError, ValueError):
             raise ConnectionFailed(f"this is no sentinel: it answered {answer!r:.40}") from None
-        node = (sentinel.host, sentinel.port)
-        self._nodes = (node, *(other for other in self._nodes if other != node))
+        self._prefer((sentinel.host, sentinel.port))
         return primary
 
 

@@ -102,6 +102,7 @@ class ThreadWire:
         self.ready: deque[ThreadWaiter] = deque()  # their replies are there, and they still sleep
         self.since = self.last_read = monotonic()
         self.client_id: int | None = None
+        self.node: tuple[str, int] | None = None  # where it goes, if there is a choice
         self.server = ""
         self.tracks = False
         self.clock = local_clock()

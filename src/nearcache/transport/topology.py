@@ -7,6 +7,7 @@ connection anew, so whoever reconnects, a lane or redis-py's client, arrives whe
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -92,7 +93,7 @@ class Topology:
                 kill=kill if endpoint == last else None,  # another server numbers its connections for itself
                 track_all=self._track_all,
             )
-            last = endpoint
+            last, wire.node = endpoint, (endpoint.host, endpoint.port)
             if replica:
                 try:
                     await converse(wire, self._read_only())
@@ -124,7 +125,7 @@ class Topology:
                 kill=kill if endpoint == last else None,
                 track_all=self._track_all,
             )
-            last = endpoint
+            last, wire.node = endpoint, (endpoint.host, endpoint.port)
             if replica:
                 try:
                     wire.talk(self._read_only())
@@ -153,6 +154,27 @@ class Topology:
         if self._sentinels is not None:
             return self._sentinels.find_in_thread()
         return self._start() if self._endpoint.kind == "embedded" else self._endpoint
+
+    def find_primary_in_thread(self) -> Node:
+        """The server that a sentinel names and that agrees.
+
+        Raises:
+            ConnectionFailed: there is none.
+        """
+        assert self._sentinels is not None
+        primary = self._sentinels.find_in_thread()
+        asked = [replace(primary, service="")]
+        node = inquire_in_thread(asked, ("ROLE",), _read_role, self._connect_timeout, "the primary does not say so")
+        self._sentinels.confirm()
+        return node
+
+    def listen_in_thread(self) -> socket.socket | None:
+        """What becomes readable when a sentinel has something to say.
+
+        Raises:
+            ConnectionFailed: there is none to be listened to.
+        """
+        return self._sentinels.listen_in_thread() if self._sentinels is not None else None
 
     async def find_slots(self, nodes: Sequence[Node]) -> SlotMap:
         """Which node of the cluster has which slot, asked of these nodes and then of those in the URL; or of sentinels.
@@ -243,6 +265,14 @@ class Topology:
         """After a fork: the driver's connections are the parent's."""
         self._lock = threading.Lock()
         self._driver = None
+        if self.replicas is not None:
+            self.replicas.forget_in_child()
+
+
+def _read_role(node: Endpoint, answer: Any) -> Node:
+    if not isinstance(answer, list) or answer[:1] != [b"master"]:
+        raise ConnectionFailed("it is a replica")
+    return node.host, node.port
 
 
 def _whole(primary: Endpoint, replicas: list[Node]) -> SlotMap:
