@@ -77,6 +77,11 @@ class LaggingServers:
     def url(self) -> str:
         return f"redis+sentinel://{self.sentinel.host}:{self.sentinel.port}/{self.sentinel.service}"
 
+    def write(self, name: str, value: str) -> None:
+        """As somebody else; back when both have it."""
+        self.primary.command("SET", f"app:{name}", value)
+        wait_until(lambda: self.replica.command("EXISTS", f"app:{name}"), "the replica to have it")
+
     def hold(self) -> None:
         self.relay.hold()
 

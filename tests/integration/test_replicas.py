@@ -163,12 +163,13 @@ async def test_loops_and_threads_read_the_same_replica(watched: WatchedServers) 
 @pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
 async def test_what_others_write_may_be_read_late(threads: bool, near: bool, lagging: LaggingServers) -> None:
     shell = await shell_at(lagging.url, threads=threads, near=near)
-    await shell.set("key", "old")
-    await shell.set("other", "old")
-    await until_replicas_answer(shell, [lagging.primary], ["key", "other"])
+    lagging.write("key", '"old"')
+    await until_replicas_answer(shell, [lagging.primary], ["warm"])
+    assert await shell.get("key") == "old", "the replica's: the primary was never asked, and will push nothing"
     lagging.hold()
     lagging.primary.command("SET", "app:key", '"new"')
-    assert await shell.get("key") == "old"
+    for _ in range(10):
+        assert await shell.get("key") == "old"
     lagging.release()
     await until(lambda: shell.get("key"), "new")
 
@@ -201,26 +202,27 @@ async def test_own_writes_are_never_undone(threads: bool, lagging: LaggingServer
 @SHELLS
 async def test_what_was_read_from_the_primary_is_not_taken_back(threads: bool, lagging: LaggingServers) -> None:
     shell = await shell_at(lagging.url, threads=threads, near=False)
-    await shell.set("key", "old")
-    await shell.set("warm", "old")
-    await until_replicas_answer(shell, [lagging.primary], ["key", "warm"])
+    other = Shell(shell.cache, threads=not threads)
+    lagging.write("key", '"old"')
+    for each in (shell, other):
+        await until_replicas_answer(each, [lagging.primary], ["warm"])
     lagging.hold()
     lagging.primary.command("SET", "app:key", '"new"')
-    # The election for a refresh tells what the primary has.
     assert await shell.get("key") == "old"
-    assert await shell.get_or_set("absent", lambda: 1) == 1
-    lagging.primary.command("SET", "app:absent", '"theirs"')
-    await until(lambda: shell.get("absent"), "theirs")
+    # Who is to load asks the primary, where the value is another one by now.
+    assert await shell.refresh("key", lambda: "newer") == "newer"
+    lagging.primary.command("SET", "app:key", '"newest"')
+    await until(lambda: shell.get("key"), "newest")
     for _ in range(20):
-        assert await shell.get("absent") == "theirs"
+        for each in (shell, other):
+            assert await each.get("key") == "newest"
         await asyncio.sleep(0.005)
 
 
 @SHELLS
 async def test_what_the_replica_has_not_got_yet_is_not_loaded_again(threads: bool, lagging: LaggingServers) -> None:
     shell = await shell_at(lagging.url, threads=threads, near=False)
-    await shell.set("warm", 1)
-    await until_replicas_answer(shell, [lagging.primary], ["warm", "key"])
+    await until_replicas_answer(shell, [lagging.primary], ["warm"])
     lagging.hold()
     lagging.primary.command("SET", "app:key", '"filled"')
     assert await shell.get("key") is None
@@ -314,15 +316,17 @@ async def test_a_replica_that_refuses_is_passed_over(threads: bool) -> None:
 
 
 async def test_whoever_may_not_ask_how_far_a_replica_is_reads_the_primary(lagging: LaggingServers) -> None:
-    for server in (lagging.primary, lagging.replica):
-        server.command("ACL", "SETUSER", "default", "-info")
-    shell = await shell_at(lagging.url, threads=False, near=False)
+    lagging.primary.command("ACL", "SETUSER", "somebody", "on", ">sesame", "~*", "&*", "+@all", "-info")
+    lagging.replica.command("ACL", "SETUSER", "somebody", "on", ">sesame", "~*", "&*", "+@all", "-info")
+    url = lagging.url.replace("//", "//somebody:sesame@")
+    shell = await shell_at(url, threads=False, near=False)
     await shell.set("key", 1)
     asked = reads(lagging.replica)
     for _ in range(10):
         assert await shell.get("key") == 1
         await asyncio.sleep(0.03)
     assert reads(lagging.replica) == asked
+    assert "info" in str(lagging.primary.command("ACL", "LOG")), "it was asked for"
 
 
 # -- failovers
@@ -404,6 +408,7 @@ async def test_nothing_is_left_after_the_end(servers: Any) -> None:
 def test_the_near_tier_switched_off(watched: WatchedServers) -> None:
     cache = Cache(60, "app")
     cache.initialize(Settings(redis_url=watched.url, read_from="prefer_replica", near_enabled=False, _env_file=None))
+    cache.clear()
     assert cache.set_many(dict.fromkeys(names(10), 1))
     for _ in range(20):
         assert cache.get_many(names(10)) == dict.fromkeys(names(10), 1)
