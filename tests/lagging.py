@@ -98,11 +98,15 @@ class LaggingServers:
             wait_until(lambda: self.replica.command("ROLE")[3] == b"connected", "the replica to have connected")
             wait_until(lambda: self.primary.command("ROLE")[2], "the primary to know it")
             self.sentinel.start()
-            wait_until(lambda: self.sentinel.facts()[b"num-slaves"] == b"1", "the sentinel to know it")
+            wait_until(self._is_known, "the sentinel to have connected to the replica")
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _is_known(self) -> bool:
+        answer = self.sentinel.command("SENTINEL", "REPLICAS", self.sentinel.service)
+        return [dict(zip(facts[::2], facts[1::2], strict=True))[b"flags"] for facts in answer] == [b"slave"]
 
     def __exit__(self, *exception: object) -> None:
         self.relay.close()

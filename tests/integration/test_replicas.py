@@ -220,6 +220,19 @@ async def test_what_was_read_from_the_primary_is_not_taken_back(threads: bool, l
 
 
 @SHELLS
+async def test_what_the_primary_has_pushed_is_not_read_from_a_replica_without_it(
+    threads: bool, lagging: LaggingServers
+) -> None:
+    shell = await shell_at(lagging.url, threads=threads, near=False)
+    await shell.set("key", "old")
+    assert await shell.get("key") == "old", "the primary's, which tracks it"
+    await until_replicas_answer(shell, [lagging.primary], ["key"])
+    lagging.hold()
+    lagging.primary.command("SET", "app:key", '"new"')
+    await until(lambda: shell.get("key"), "new")
+
+
+@SHELLS
 async def test_what_the_replica_has_not_got_yet_is_not_loaded_again(threads: bool, lagging: LaggingServers) -> None:
     shell = await shell_at(lagging.url, threads=threads, near=False)
     await until_replicas_answer(shell, [lagging.primary], ["warm"])
@@ -288,16 +301,18 @@ async def test_the_primary_is_read_while_the_replica_is_away(threads: bool, end:
 
 
 @SHELLS
-async def test_a_replica_that_lost_its_primary_is_not_read(threads: bool) -> None:
+async def test_a_replica_that_lost_its_primary_is_not_read(threads: bool, caplog: pytest.LogCaptureFixture) -> None:
     with LaggingServers("--replica-serve-stale-data", "yes") as lagging:
         shell = await shell_at(lagging.url, threads=threads, near=False)
-        await shell.set_many(dict.fromkeys(names(6), "old"))
-        await until_replicas_answer(shell, [lagging.primary], names(6))
+        lagging.write("key", '"old"')
+        await until_replicas_answer(shell, [lagging.primary], ["warm"])
         lagging.hold()
-        lagging.primary.command("SET", "app:key1", '"new"')
+        lagging.primary.command("SET", "app:key", '"new"')
+        assert await shell.get("key") == "old"
         lagging.replica.command("CLIENT", "KILL", "TYPE", "PRIMARY")
-        await until(lambda: shell.get("key1"), "new")
-        assert lagging.replica.command("GET", "app:key1") != b'"new"'
+        await until(lambda: shell.get("key"), "new")
+        assert lagging.replica.command("GET", "app:key") == b'"old"'
+        assert "is not read any more: it has no link to its primary" in caplog.text
 
 
 @SHELLS
