@@ -323,13 +323,13 @@ class Client:
         now = time.monotonic()
         where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
         if error is None:
-            self._server = lane.server
+            first, self._server = not self._server, lane.server
             self._reconnects += lane.connects > 1
             if self._lookout is not None:
                 self._lookout.start()
             if self._down_since is not None:
                 _log.warning("%s: reconnected after %.1f s, %d attempts", where, now - self._down_since, self._attempts)
-            elif lane.connects == 1:
+            elif first:
                 _log.info("%s: connected (%s)", where, lane.server)
             self._down_since = None
             return

@@ -339,6 +339,25 @@ async def test_keys_of_one_command_in_two_places_are_a_failure_of_the_server(clu
             server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
+@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+async def test_a_command_waits_until_its_keys_are_in_one_place(
+    threads: bool, cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearcache.transport.slots._PAUSE", 1.0)
+    shell = Shell(await cache_at(cluster.url, strict=True), threads=threads)
+    slot, source, target = slot_and_target(cluster, "key3")
+    assert await shell.set("key3", 0)
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+    asking = asyncio.create_task(shell.set("key3", 1))
+    await eventually(lambda: b"errorstat_TRYAGAIN" in source.command("INFO", "errorstats"), "it to be refused")
+    for server in (source, target):
+        server.command("CLUSTER", "SETSLOT", slot, "STABLE")
+    assert await asking
+    assert await shell.get("key3") == 1
+    source.command("CONFIG", "RESETSTAT")
+
+
 # -- load
 
 

@@ -223,13 +223,16 @@ async def test_what_was_read_from_the_primary_is_not_taken_back(threads: bool, l
 async def test_what_the_primary_has_pushed_is_not_read_from_a_replica_without_it(
     threads: bool, lagging: LaggingServers
 ) -> None:
-    shell = await shell_at(lagging.url, threads=threads, near=False)
+    shell = await shell_at(lagging.url, threads=threads)
     await shell.set("key", "old")
-    assert await shell.get("key") == "old", "the primary's, which tracks it"
-    await until_replicas_answer(shell, [lagging.primary], ["key"])
+    assert await shell.get("key") == "old", "kept near from the primary, which tracks it"
+    await until_replicas_answer(shell, [lagging.primary], ["warm", "warmer"])
+    tier, site = shell.cache._core.tier, shell.cache._core.namespace
+    assert tier.find(b"app:key", site) is not None
     lagging.hold()
     lagging.primary.command("SET", "app:key", '"new"')
-    await until(lambda: shell.get("key"), "new")
+    await eventually(lambda: tier.find(b"app:key", site) is None, "the push")
+    assert await shell.get("key") == "new"
 
 
 @SHELLS

@@ -15,8 +15,8 @@ given a slot away says no more of its keys.
 
 The map of slots is asked for at the start, when a node says ``MOVED`` or ``CLUSTERDOWN``, when a deadline passes or a
 lane is lost, and from time to time while one is down: after a failover the map names the replica that took over.
-``MOVED`` and ``ASK`` are followed; ``TRYAGAIN`` (keys of one command are on two nodes) and ``CLUSTERDOWN`` are the
-caller's, as failures.
+``MOVED`` and ``ASK`` are followed; on ``TRYAGAIN`` (keys of one command are on two nodes) a command is sent again for a
+third of a second. After that, and at once on ``CLUSTERDOWN``, it is the caller's, as a failure.
 
 Where values are read from replicas (``replicas.py``) there is a lane to each replica that is read, too; what a replica
 does not answer is asked of its primary. With sentinels it is the same, as if their primary had all slots.

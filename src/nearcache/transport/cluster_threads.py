@@ -91,6 +91,8 @@ class ClusterThreads:
                 if self._readers is not None:
                     self._readers.answered(part.node)
             parts = batch.again
+            if pause := max((part.pause for part in parts), default=0.0):
+                self._closed.wait(pause)
             if scatter.outdated:
                 self._outdated(moved=scatter.moved)
                 scatter.outdated = scatter.moved = False

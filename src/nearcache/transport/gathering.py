@@ -98,7 +98,8 @@ class Gathering:
             scatter.outdated = scatter.moved = False
         if again:
             # Not from within the parser of a wire, which this may go to.
-            asyncio.get_running_loop().call_soon(self.send, again)
+            for each in again:
+                asyncio.get_running_loop().call_later(each.pause, self.send, [each])
         elif scatter.complete:
             self._finish(scatter.replies())
 

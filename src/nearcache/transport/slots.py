@@ -21,6 +21,7 @@ __all__ = ["SLOTS", "Node", "Part", "Scatter", "SlotMap", "slot_of"]
 
 SLOTS = 16384
 _MOST_REDIRECTS = 5  # the same as other clients' for one command
+_PAUSE = 0.01  # seconds before a command is tried again, then twice as many: 0.3 s in all
 _READS = frozenset(["GET", "MGET", "GETRANGE", "PTTL"])  # of values: what replicas are asked for
 _KEYLESS = frozenset(["PING", "SCAN", "CLIENT", "TIME"])
 _EACH = {remote.DELETE: 2, remote.REMOVE_OLDER: 1}  # keys per entry of the scripts that take any number of entries
@@ -112,6 +113,7 @@ class Part(NamedTuple):
         places: of the pieces of the batch.
         asking: the node does not own the slot yet, but is about to.
         redirects: how often these were sent elsewhere before.
+        pause: seconds to wait first.
         primary: whose replica the node is, and is asked as; None where it is asked for itself.
     """
 
@@ -119,6 +121,7 @@ class Part(NamedTuple):
     places: list[int]
     asking: bool = False
     redirects: int = 0
+    pause: float = 0.0
     primary: Node | None = None
 
     def instead(self) -> Part:
@@ -136,6 +139,7 @@ class Scatter:
     Attributes:
         outdated: a node was not the right one, or says that the cluster is down: there is another map by now.
         moved: a slot has another owner than the map said; what is tracked of its keys is not known.
+        unsettled: the keys of one command are in two places for the moment, because their slot is moving.
         refused: what a replica answered instead of a value.
     """
 
@@ -158,7 +162,7 @@ class Scatter:
         self._replies: list[Any] = [None] * len(self._pieces)
         self._left = len(self._pieces)
         self.parts = [Part(node, places, primary=primary) for (node, primary), places in parts.items()]
-        self.outdated = self.moved = False
+        self.outdated = self.moved = self.unsettled = False
         self.refused = ""
 
     @property
@@ -196,11 +200,15 @@ class Scatter:
             else:
                 self._replies[place] = reply
                 self._left -= 1
-        return [Part(node, places, asking, part.redirects + 1) for (node, asking), places in again.items()]
+        pause, self.unsettled = _PAUSE * 2**part.redirects if self.unsettled else 0.0, False
+        return [Part(node, places, asking, part.redirects + 1, pause) for (node, asking), places in again.items()]
 
     def _target(self, part: Part, refusal: CommandRefused) -> tuple[Node, bool] | None:
         code, _, rest = str(refusal).partition(" ")
         self.outdated = self.outdated or code in {"MOVED", "CLUSTERDOWN"}
+        if code == "TRYAGAIN" and part.redirects < _MOST_REDIRECTS:
+            self.unsettled = True
+            return part.node, part.asking
         if code not in {"MOVED", "ASK"}:
             return None
         slot, _, address = rest.partition(" ")
