@@ -468,6 +468,31 @@ async def test_a_frozen_node_costs_its_own_keys_a_deadline(cluster: ClusterServe
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_a_frozen_node_keeps_a_threads_batch_from_no_other_node(first: bool, cluster: ClusterServers) -> None:
+    cache = AsyncCache(60, "app", near=False)
+    await cache.initialize(settings(cluster.url, command_timeout=30))
+    shell = Shell(cache, threads=True)
+    await shell.set_many(dict.fromkeys(names(20), "old"))
+    for frozen in cluster.primaries:
+        here = next(name for name in names(20) if cluster.owner(slot_of(stored(name))) is frozen)
+        there = next(name for name in names(20) if cluster.owner(slot_of(stored(name))) is not frozen)
+        other = cluster.owner(slot_of(stored(there)))
+        before = other.command("GET", stored(there))
+        frozen.pause()
+        try:
+            both = (here, there) if first else (there, here)
+            writing = asyncio.create_task(shell.set_many(dict.fromkeys(both, "new")))
+            await eventually(lambda: other.command("GET", stored(there)) != before, "the other node to have it")  # noqa: B023
+            # Nor is the lead of the other's lane left with a thread that waits elsewhere.
+            async with asyncio.timeout(15):
+                assert await asyncio.gather(*(shell.get(there) for _ in range(4))) == ["new"] * 4
+            assert not writing.done()
+        finally:
+            frozen.resume()
+        assert await writing
+
+
 def status() -> Any:
     return get_multi_redis_connection_manager().get_connection_status("cache")
 
