@@ -120,6 +120,15 @@ def _parse_flag(value: object) -> bool:
     return _BOOLEANS[value.strip().lower()]
 
 
+def _choice(*names: str) -> Kind:
+    def parse(value: object) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return Kind(" or ".join(names), parse)
+
+
 def _parse_prefix(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9:._-]*", value):
         raise ValueError
@@ -171,3 +180,4 @@ PORT = _number(1, 65535)
 DB = _number(0, MAX_DB)
 PREFIX = Kind("characters of A-Z a-z 0-9 : . _ -", _parse_prefix)
 FLAG = Kind("true or false", _parse_flag, lambda flag: "true" if flag else "false")
+READ_FROM = _choice("primary", "prefer_replica")

@@ -26,8 +26,11 @@ from .tiers.memory import NearTier
 from .transport.cluster_lane import ClusterLane
 from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
+from .transport.links import make_link, make_thread_link
+from .transport.lookout import Lookout
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
+from .transport.replicas import Replicas
 from .transport.rights import Denials
 from .transport.tasks import in_thread
 from .transport.thread_lane import ThreadLane
@@ -37,11 +40,8 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from .settings import Settings
-    from .transport.cluster_lane import OnState
     from .transport.credentials import CredentialSource
     from .transport.endpoint import Endpoint
-    from .transport.slots import Node
-    from .transport.wire import LaneListener
 
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
@@ -88,7 +88,8 @@ class Client:
         self._clustered = endpoint.kind == "cluster"
         self._prefix = Namespace(name, settings.prefix).head.decode() if self._clustered else settings.prefix
         # In a cluster CLIENT CACHING and ASKING, which both have to come right before a command, exclude each other.
-        self._track_all = settings.near_enabled or self._clustered
+        self.spread = self._clustered or (settings.read_from != "primary" and endpoint.kind == "sentinel")
+        self.track_all = settings.near_enabled or self.spread
         self.near = NearTier(
             settings.near_entries,
             settings.near_bytes,
@@ -110,12 +111,18 @@ class Client:
             command_timeout=settings.command_timeout,
             connect_timeout=settings.connect_timeout,
             client_name=f"nearcache-{name}",
-            track_all=self._track_all,
+            track_all=self.track_all,
             credentials=credentials,
             note=self.denials.note,
+            replicas=Replicas(name) if settings.read_from != "primary" and self.spread else None,
         )
+        self._lookout: Lookout | None = None
+        if endpoint.kind in ("sentinel", "cluster"):
+            self._lookout = Lookout(self.topology, self._links)
+            if self.topology.replicas is not None:
+                self.topology.replicas.on_left = self._lookout.soon
         self._recovering = Recovering(self, lambda: (self._thread_lane, self._lanes))
-        self.replay = self._recovering.replay
+        self.replay, self.listener = self._recovering.replay, self._recovering.listener
         self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
         self.open = True
         self._latency: float | None = None
@@ -148,7 +155,7 @@ class Client:
             return self._memory
         with self._lock:
             if self._thread_lane is None:
-                self._thread_lane = self._make_thread_link()
+                self._thread_lane = make_thread_link(self)
                 self.near.attach(self._thread_lane)
             return self._thread_lane
 
@@ -168,50 +175,12 @@ class Client:
                 lane.drop()
                 self.near.lost(lane)
                 self.near.detach(lane)
-            lane = self._lanes[loop] = self._make_link(loop)
+            lane = self._lanes[loop] = make_link(self, loop)
             self.near.attach(lane)
             return lane
 
-    def _make_link(self, loop: asyncio.AbstractEventLoop) -> Lane | ClusterLane:
-        def make(node: Node | None = None, *, on_state: OnState, listener: LaneListener) -> Lane:
-            return Lane(
-                loop,
-                self.topology.opener(node),
-                command_timeout=self.settings.command_timeout,
-                connect_timeout=self.settings.connect_timeout,
-                max_in_flight=self.settings.max_in_flight,
-                breaker=self.breaker,
-                on_state=on_state,
-                listener=listener,
-                track_all=self._track_all,
-            )
-
-        if not self._clustered:
-            return make(on_state=self._changed, listener=self._recovering.listener)
-        return ClusterLane(
-            loop,
-            self.topology.find_slots,
-            make,
-            connect_timeout=self.settings.connect_timeout,
-            on_state=self._changed,
-            listener=self._recovering.listener,
-        )
-
-    def _make_thread_link(self) -> ThreadLane | ClusterThreads:
-        def make(node: Node | None = None, *, on_state: OnState, listener: LaneListener) -> ThreadLane:
-            return ThreadLane(
-                self.topology.thread_opener(listener, node),
-                command_timeout=self.settings.command_timeout,
-                breaker=self.breaker,
-                on_state=on_state,
-                listener=listener,
-                track_all=self._track_all,
-            )
-
-        if not self._clustered:
-            return make(on_state=self._changed, listener=self._recovering.listener)
-        find = self.topology.find_slots_in_thread
-        return ClusterThreads(find, make, on_state=self._changed, listener=self._recovering.listener)
+    def _links(self) -> list[Any]:
+        return [link for link in (self._thread_lane, *list(self._lanes.values())) if link is not None]
 
     # -- what the caches on it share
 
@@ -285,6 +254,8 @@ class Client:
         thread_lane, self._thread_lane = self._thread_lane, None
         if thread_lane is not None:
             await in_thread(thread_lane.close)
+        if self._lookout is not None:
+            await in_thread(self._lookout.close)
         await self.topology.aclose()
 
     def finish(self) -> None:
@@ -313,6 +284,8 @@ class Client:
         self.holder.renew()
         self.flights.forget_in_child()
         self.topology.forget_in_child()
+        if self._lookout is not None:
+            self._lookout.forget_in_child()
         self._recovering.forget_in_child()
 
     # -- how it is
@@ -341,17 +314,19 @@ class Client:
     def _lacks(self, right: str) -> None:
         _log.warning("%s client: %s: the server's user lacks %s", self.name, self.topology.address, right)
 
-    def _changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
+    def changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
         """A lane came up or went down: one log line per change of the client's state, one a minute between."""
         now = time.monotonic()
         (self.near.trouble.connected if error is None else self.near.trouble.connection_lost)()
         where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
         if error is None:
-            self._server = lane.server
+            first, self._server = not self._server, lane.server
             self._reconnects += lane.connects > 1
+            if self._lookout is not None:
+                self._lookout.start()
             if self._down_since is not None:
                 _log.warning("%s: reconnected after %.1f s, %d attempts", where, now - self._down_since, self._attempts)
-            elif lane.connects == 1:
+            elif first:
                 _log.info("%s: connected (%s)", where, lane.server)
             self._down_since = None
             return

@@ -71,6 +71,7 @@ class SettingsValues(TypedDict, total=False):
     breaker_failures: int | str
     breaker_reset: Duration
     recovery_entries: int | str
+    read_from: str
     max_value: Size
     compress_min: Size
     encryption_keys: Secret
@@ -166,6 +167,9 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
     recovery_entries: Annotated[int, kinds.count()] = Field(
         10_000, description="Writes and invalidations kept for replay: failed, or acknowledged in the last 10 s."
     )
+    read_from: Annotated[Literal["primary", "prefer_replica"], kinds.READ_FROM] = Field(
+        "primary", description="Who of a Sentinel's or a cluster's servers answers reads of values."
+    )
     max_value: Annotated[int, kinds.size(1, 512 * 2**20)] = Field(
         16 * 2**20, description="Bytes; a larger encoded value is refused. The server's own limit is 512 MiB."
     )
@@ -209,6 +213,8 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
                     wrong.append(f"{_variable(name)}={shown}: expected {detail['msg']}")
         if not wrong and self.pickle and self.signing_keys is None:
             wrong.append("NEARCACHE_PICKLE=true: needs NEARCACHE_SIGNING_KEYS, because only a signed pickle is read")
+        if not wrong and self.read_from != "primary" and not self._replicated:
+            wrong.append(f"NEARCACHE_READ_FROM={self.read_from}: needs a +sentinel:// or +cluster:// URL")
         if wrong:  # outside the handler: a context would still hold what was given
             raise ConfigurationError("\n".join(wrong))
 
@@ -252,6 +258,10 @@ class Settings(BaseSettings, frozen=True):  # type: ignore[misc]  # BaseSettings
             username=part["username"],
             password=None if password is None else password.get_secret_value(),
         )
+
+    @property
+    def _replicated(self) -> bool:
+        return any(self.endpoint(client).kind in ("sentinel", "cluster") for client in ("cache", "queue"))
 
     def describe(self) -> dict[str, str]:
         """Return variable → value in force, for people: units, secrets masked, ``-`` where nothing is set."""

@@ -339,6 +339,25 @@ async def test_keys_of_one_command_in_two_places_are_a_failure_of_the_server(clu
             server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
+@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+async def test_a_command_waits_until_its_keys_are_in_one_place(
+    threads: bool, cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearcache.transport.slots._PAUSE", 1.0)
+    shell = Shell(await cache_at(cluster.url, strict=True), threads=threads)
+    slot, source, target = slot_and_target(cluster, "key3")
+    assert await shell.set("key3", 0)
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.command("CLUSTER", "MYID"))
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.command("CLUSTER", "MYID"))
+    asking = asyncio.create_task(shell.set("key3", 1))
+    await eventually(lambda: b"errorstat_TRYAGAIN" in source.command("INFO", "errorstats"), "it to be refused")
+    for server in (source, target):
+        server.command("CLUSTER", "SETSLOT", slot, "STABLE")
+    assert await asking
+    assert await shell.get("key3") == 1
+    source.command("CONFIG", "RESETSTAT")
+
+
 # -- load
 
 
@@ -447,6 +466,31 @@ async def test_a_frozen_node_costs_its_own_keys_a_deadline(cluster: ClusterServe
     async with asyncio.timeout(10):
         while await cache.get("key1") != 1:  # noqa: ASYNC110  # late replies reach nobody
             await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_a_frozen_node_keeps_a_threads_batch_from_no_other_node(first: bool, cluster: ClusterServers) -> None:
+    cache = AsyncCache(60, "app", near=False)
+    await cache.initialize(settings(cluster.url, command_timeout=30))
+    shell = Shell(cache, threads=True)
+    await shell.set_many(dict.fromkeys(names(20), "old"))
+    for frozen in cluster.primaries:
+        here = next(name for name in names(20) if cluster.owner(slot_of(stored(name))) is frozen)
+        there = next(name for name in names(20) if cluster.owner(slot_of(stored(name))) is not frozen)
+        other = cluster.owner(slot_of(stored(there)))
+        before = other.command("GET", stored(there))
+        frozen.pause()
+        try:
+            both = (here, there) if first else (there, here)
+            writing = asyncio.create_task(shell.set_many(dict.fromkeys(both, "new")))
+            await eventually(lambda: other.command("GET", stored(there)) != before, "the other node to have it")  # noqa: B023
+            # Nor is the lead of the other's lane left with a thread that waits elsewhere.
+            async with asyncio.timeout(15):
+                assert await asyncio.gather(*(shell.get(there) for _ in range(4))) == ["new"] * 4
+            assert not writing.done()
+        finally:
+            frozen.resume()
+        assert await writing
 
 
 def status() -> Any:

@@ -48,6 +48,7 @@ DEFAULTS = {
     "breaker_failures": 5,
     "breaker_reset": 1.0,
     "recovery_entries": 10_000,
+    "read_from": "primary",
     "max_value": 16 * 1024 * 1024,
     "compress_min": 1024,
     "encryption_keys": None,
@@ -133,6 +134,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "breaker_failures": ("9", 9),
     "breaker_reset": ("250 ms", 0.25),
     "recovery_entries": ("1", 1),
+    "read_from": ("primary", "primary"),
     "max_value": ("2 MB", 2_000_000),
     "compress_min": ("0", 0),
     "encryption_keys": (f" {AES} ,{AES_128}", f" {AES} ,{AES_128}"),
@@ -517,6 +519,16 @@ def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEARCACHE_ENCRYPTION_KEYS", "")
     assert Settings(signing_keys="").encryption_keys is None
     assert Settings(signing_keys="").signing_keys is None
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://h/main", "valkeys+cluster://h", "redis+cluster://a,b"])
+def test_replicas_are_read_where_there_may_be_some(url: str) -> None:
+    assert build(redis_url=url, read_from="prefer_replica").read_from == "prefer_replica"
+    assert build(queue_redis_url=url, read_from="prefer_replica").read_from == "prefer_replica"
+    for other in ("redis://h", "unix:///s", "memory://", "embedded://"):
+        message = refusal(lambda other=other: build(redis_url=other, read_from="prefer_replica"))  # type: ignore[misc]
+        assert message == "NEARCACHE_READ_FROM=prefer_replica: needs a +sentinel:// or +cluster:// URL"
+    assert "expected primary or prefer_replica" in refusal(lambda: build(redis_url=url, read_from="replica"))
 
 
 def test_pickle_only_with_a_signature() -> None:

@@ -88,7 +88,7 @@ def test_scripts_for_many_keys_are_sent_once_for_each(command: tuple[Any, ...]) 
 
 def test_a_refusal_of_one_is_the_refusal_of_all() -> None:
     scatter = Scatter([remote.delete([KA1, KB1], 7)], two_nodes())
-    refused = CommandRefused("TRYAGAIN x")
+    refused = CommandRefused("OOM x")
     for part in scatter.parts:
         scatter.take(part, [refused if part.node == B else 1])
     assert scatter.replies() == [refused]
@@ -182,3 +182,53 @@ def test_an_answer_that_is_no_map_is_refused(answer: Any) -> None:
 def test_a_node_without_a_host_is_where_it_was_asked() -> None:
     slots = SlotMap([[0, 10, [b"", 7000]], [11, 20, [None, 7001]]], ("seed", 1))
     assert slots.nodes == [("seed", 7000), ("seed", 7001)]
+
+
+def test_keys_in_two_places_are_asked_for_again_and_again_and_then_no_more() -> None:
+    refused = CommandRefused("TRYAGAIN multiple keys request during rehashing of slot")
+    scatter = Scatter([("GET", KA1), ("GET", KA2)], two_nodes())
+    (part,) = scatter.parts
+    pauses = []
+    replies: list[Any] = [refused, b"value"]
+    while again := scatter.take(part, replies):
+        (part,), replies = again, [refused]
+        assert (part.node, part.places) == (A, [0])
+        pauses.append(part.pause)
+    assert pauses == [0.01, 0.02, 0.04, 0.08, 0.16]
+    assert scatter.replies() == [refused, b"value"]
+
+
+# -- replicas
+
+
+def test_reads_of_values_go_where_the_readers_say_and_back_when_they_are_refused() -> None:
+    replica = ("10.0.0.3", 7002)
+    commands = [("GET", KA1), ("PTTL", KA1), ("SET", KA1, b"1"), ("MGET", KA2, KB1), ("EVAL", "return 1", 1, KA1)]
+    scatter = Scatter(commands, two_nodes(), lambda primary, key: replica if key == KA1 else None)
+    asked = {part.node: (part.primary, scatter.commands(part)) for part in scatter.parts}
+    assert asked == {
+        replica: (A, [("GET", KA1), ("PTTL", KA1)]),
+        A: (None, [("SET", KA1, b"1"), ("GET", KA2), ("EVAL", "return 1", 1, KA1)]),
+        B: (None, [("GET", KB1)]),
+    }
+    (part,) = (part for part in scatter.parts if part.node == replica)
+    (again,) = scatter.take(part, [b"half", CommandRefused("MASTERDOWN Link with MASTER is down")])
+    assert (again.node, again.primary, scatter.commands(again)) == (A, None, [("GET", KA1), ("PTTL", KA1)])
+    assert scatter.refused.startswith("MASTERDOWN")
+
+
+def test_a_map_of_one_takes_scripts_as_they_are() -> None:
+    slots = SlotMap.of_one(A, [B])
+    scatter = Scatter([remote.delete([KA1, KB1], 7), ("MGET", KA1, KB1)], slots)
+    (part,) = scatter.parts
+    assert scatter.commands(part) == [remote.delete([KA1, KB1], 7), ("GET", KA1), ("GET", KB1)]
+    assert slots.replicas == {A: [B]}
+
+
+def test_a_map_knows_replicas_and_its_copy_moves_by_itself() -> None:
+    rows = [[0, SLOTS - 1, [b"10.0.0.1", 7000, b"a", []], [b"10.0.0.2", 7001, b"b", []], [b"", 7002, b"c", []]]]
+    slots = SlotMap(rows, A)
+    assert slots.replicas == {A: [B, (A[0], 7002)]}
+    other = slots.copy()
+    assert other.move(7, B)
+    assert slots.owner(7) == A

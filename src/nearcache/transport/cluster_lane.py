@@ -15,8 +15,11 @@ given a slot away says no more of its keys.
 
 The map of slots is asked for at the start, when a node says ``MOVED`` or ``CLUSTERDOWN``, when a deadline passes or a
 lane is lost, and from time to time while one is down: after a failover the map names the replica that took over.
-``MOVED`` and ``ASK`` are followed; ``TRYAGAIN`` (keys of one command are on two nodes) and ``CLUSTERDOWN`` are the
-caller's, as failures.
+``MOVED`` and ``ASK`` are followed; on ``TRYAGAIN`` (keys of one command are on two nodes) a command is sent again for a
+third of a second. After that, and at once on ``CLUSTERDOWN``, it is the caller's, as a failure.
+
+Where values are read from replicas (``replicas.py``) there is a lane to each replica that is read, too; what a replica
+does not answer is asked of its primary. With sentinels it is the same, as if their primary had all slots.
 """
 
 from __future__ import annotations
@@ -25,52 +28,32 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 from ..core.ring import UNKNOWN, History
-from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from ..errors import ConnectionFailed, NearcacheError, NotInitialized
+from .gathering import Gathering, Nobody, NodeListener, at_node
 from .hello import local_clock
 from .lane import Lane
-from .slots import Node, Part, Scatter, SlotMap, slot_of
+from .replicas import INFO, Readers, Replicas
+from .slots import Node, Scatter, SlotMap, slot_of
 from .tasks import start_keeper
 from .wire import Command, Hook, LaneListener, Waiter, afresh
 
-__all__ = ["REPLACED", "ClusterLane", "MakeLane", "NodeListener", "OnState", "at_node"]
+__all__ = ["ClusterLane", "MakeLane", "OnState"]
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.25  # seconds between two questions for the map
-REPLACED = "another node has taken the place of this one"
 _CLOSED = "the connection is closed: call initialize() again"
 
 OnState = Callable[[Any, Exception | None], None]
 
 
 class MakeLane(Protocol):
-    """Makes the lane to one node."""
+    """Makes the lane to one node, which may be read as a replica."""
 
-    def __call__(self, node: Node, *, on_state: OnState, listener: LaneListener) -> Lane: ...
-
-
-class NodeListener(LaneListener):
-    """Passes on what the lane to one node hears, in the name of the link to all."""
-
-    def __init__(self, link: object, listener: LaneListener) -> None:
-        self._link = link
-        self._listener = listener
-
-    def revoked(self, keys: list[bytes] | None) -> None:
-        self._listener.revoked(keys)
-
-    def lost(self, link: object) -> None:
-        self._listener.lost(self._link)
-
-    def turned(self, link: object, *, first: bool) -> None:
-        self._listener.turned(self._link, first=first)
-
-
-def at_node(node: Node, error: Exception | None) -> Exception | None:
-    """The error of a lane, with the node it goes to."""
-    return None if error is None else ConnectionFailed(f"{node[0]}:{node[1]}: {error}")
+    def __call__(self, node: Node, *, on_state: OnState, listener: LaneListener, replica: bool = False) -> Lane: ...
 
 
 class ClusterLane:
@@ -83,6 +66,7 @@ class ClusterLane:
         connect_timeout: seconds for one attempt to get the map.
         on_state: told of every change of a lane, and of attempts to get the map that failed.
         listener: told what any node revokes, of every connection that is lost, and of nodes that are others now.
+        replicas: of the client's servers, if values are to be read from them.
     """
 
     def __init__(
@@ -94,6 +78,7 @@ class ClusterLane:
         connect_timeout: float,
         on_state: OnState,
         listener: LaneListener,
+        replicas: Replicas | None = None,
     ) -> None:
         self._loop = loop
         self._find = find
@@ -101,7 +86,10 @@ class ClusterLane:
         self._connect_timeout = connect_timeout
         self._on_state = on_state
         self._listener = listener
+        self.replicas = replicas
+        self._readers = None if replicas is None else Readers(replicas, self.reader, self._ask_aside)
         self._lanes: dict[Node, Lane] = {}
+        self._reading: dict[Node, Lane] = {}  # to replicas
         self._closing: set[asyncio.Task[None]] = set()
         self._slots: SlotMap | None = None
         self._down: Exception | None = None
@@ -125,8 +113,8 @@ class ClusterLane:
 
     def _post(self, commands: Sequence[Command], waiter: Waiter, hook: Hook | None, *, single: bool) -> None:
         if self._slots is not None and not self._closed:
-            scatter = Scatter(commands, self._slots)
-            _Gathering(self, scatter, waiter, hook, single=single).send(scatter.parts)
+            scatter = Scatter(commands, self._slots, self._readers)
+            Gathering(self, scatter, waiter, hook, single=single).send(scatter.parts)
         elif self._closed:
             waiter.set_exception(NotInitialized(_CLOSED))
         elif self._down is not None:
@@ -137,7 +125,7 @@ class ClusterLane:
 
     def flush(self) -> None:
         """Write now instead of at the end of this turn of the loop."""
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._reading.values()):
             lane.flush()
 
     def watch(self) -> None:
@@ -187,17 +175,49 @@ class ClusterLane:
         lane = self._lanes.get(node)
         if lane is None:
             lane = self._lanes[node] = self._make_lane(
-                node, on_state=partial(self._node_changed, node), listener=NodeListener(self, self._listener)
+                node,
+                on_state=partial(self._node_changed, node),
+                listener=NodeListener(self, self._listener, self.replicas),
             )
         return lane
+
+    def reader(self, node: Node) -> Lane:
+        """The lane to a replica."""
+        lane = self._reading.get(node)
+        if lane is None:
+            lane = self._reading[node] = self._make_lane(
+                node,
+                on_state=partial(self._replica_changed, node),
+                listener=NodeListener(self, self._listener, writes=False),
+                replica=True,
+            )
+        return lane
+
+    def _replica_changed(self, node: Node, lane: Lane, error: Exception | None) -> None:
+        if error is not None and self._reading.get(node) is lane and self.replicas is not None:
+            self.replicas.left(node, error)
+
+    def _ask_aside(self, node: Node, hook: Hook) -> None:
+        lane = self._lanes.get(node) or self._reading.get(node)
+        if lane is not None and lane.connected:
+            # Not from within the parser of a wire, which this may go to.
+            self._loop.call_soon(lane.post_many, [INFO], Nobody(), hook)
+
+    def answered(self, node: Node) -> None:
+        """What a primary said is noted."""
+        if self._readers is not None:
+            self._readers.answered(node)
 
     def outdated(self, *, moved: bool) -> None:
         """A node has said that the map is not right any more."""
         if moved:
-            self._moved()
+            self._doubt()
         self._wanted.set()
 
-    def _moved(self) -> None:
+    def _doubt(self) -> None:
+        """What is tracked, what replicas have, and who has which slot is not known."""
+        if self.replicas is not None:
+            self.replicas.note(None)
         self._listener.lost(self)
         self._listener.turned(self, first=False)
 
@@ -215,7 +235,7 @@ class ClusterLane:
                 self._wanted.clear()
                 try:
                     async with asyncio.timeout(self._connect_timeout):
-                        slots = await self._find(self._known_nodes())
+                        slots = await self._find(self.known_nodes())
                 except Exception as error:  # noqa: BLE001  # whatever it is, the next attempt may succeed
                     attempt += 1
                     self._went_down(error if isinstance(error, NearcacheError) else ConnectionFailed(repr(error)))
@@ -236,19 +256,31 @@ class ClusterLane:
         except TimeoutError:
             pass
 
-    def _known_nodes(self) -> list[Node]:
-        return sorted(self._lanes, key=lambda node: not self._lanes[node].connected)
+    def learn(self, slots: SlotMap) -> None:
+        """Take a map that was asked for elsewhere, from any thread."""
+        with suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(self._learn, slots)
+
+    def _learn(self, slots: SlotMap) -> None:
+        if self._slots is not None and not self._closed:
+            self._came_up(slots)
+
+    def known_nodes(self) -> list[Node]:
+        """Those that are connected first."""
+        return [node for node, _ in sorted(self._lanes.items(), key=lambda item: not item[1].connected)]
 
     def _came_up(self, slots: SlotMap) -> None:
         before, self._slots, self._down = self._slots, slots, None
         for node in slots.nodes:
             self.lane(node)
-        for node in self._lanes.keys() - set(slots.nodes):
-            closing = self._loop.create_task(self._lanes.pop(node).aclose())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+        replicas = {node for nodes in slots.replicas.values() for node in nodes}
+        for lanes, named in ((self._lanes, set(slots.nodes)), (self._reading, replicas)):
+            for node in lanes.keys() - named:
+                closing = self._loop.create_task(lanes.pop(node).aclose())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
         if before is not None and not before.agrees(slots):
-            self._moved()
+            self._doubt()
         if not self._first.done():
             self._first.set_result(None)
         self._early_waiters.clear()
@@ -281,86 +313,16 @@ class ClusterLane:
         self._closed = True
         self._keeper.cancel()
         await asyncio.wait([self._keeper])
-        await asyncio.gather(*self._closing, *(lane.aclose() for lane in self._lanes.values()))
+        lanes = (*self._lanes.values(), *self._reading.values())
+        await asyncio.gather(*self._closing, *(lane.aclose() for lane in lanes))
 
     def drop(self) -> None:
         """Close at once, for a loop that does not turn any more."""
         self._shut()
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._reading.values()):
             lane.drop()
 
     def _shut(self) -> None:
         self._closed = True
         if not self._loop.is_closed():
             self._fail_early(NotInitialized(_CLOSED))
-
-
-class _Gathering:
-    """Waits for the replies of several nodes and hands them to one waiter."""
-
-    __slots__ = ("_hook", "_link", "_scatter", "_single", "_waiter")
-
-    def __init__(self, link: ClusterLane, scatter: Scatter, waiter: Waiter, hook: Hook | None, *, single: bool) -> None:
-        self._link = link
-        self._scatter = scatter
-        self._waiter = waiter
-        self._hook = hook
-        self._single = single
-
-    def send(self, parts: Sequence[Part]) -> None:
-        for part in parts:
-            self._link.lane(part.node).post_many(self._scatter.commands(part), _PartWaiter(self, part))
-
-    def took(self, part: Part, replies: list[Any]) -> None:
-        """Called where the replies of one node are parsed."""
-        scatter = self._scatter
-        again = scatter.take(part, replies)
-        if scatter.outdated:
-            self._link.outdated(moved=scatter.moved)
-            scatter.outdated = scatter.moved = False
-        if again:
-            # Not from within the parser of a wire, which this may go to.
-            asyncio.get_running_loop().call_soon(self.send, again)
-        elif scatter.complete:
-            self._finish(scatter.replies())
-
-    def _finish(self, replies: list[Any]) -> None:
-        try:
-            if self._hook is not None:
-                self._hook(replies)
-        except Exception as error:  # noqa: BLE001  # the caller's, not the connection's
-            self.failed(error)
-        else:
-            if not self._waiter.done():
-                self._waiter.set_result(replies[0] if self._single else replies)
-
-    def failed(self, error: Exception) -> None:
-        if isinstance(error, CommandTimeout):
-            self._link.outdated(moved=False)  # another may have the node's place before its connection is given up
-        elif isinstance(error, NotInitialized) and not self._link.closed:
-            error = ConnectionFailed(REPLACED)
-        if not self._waiter.done():
-            self._waiter.set_exception(error)
-
-
-class _PartWaiter:
-    """Takes what one node answers."""
-
-    __slots__ = ("_done", "_gathering", "_part")
-
-    def __init__(self, gathering: _Gathering, part: Part) -> None:
-        self._gathering = gathering
-        self._part = part
-        self._done = False
-
-    def done(self) -> bool:
-        # Not when only the caller has left, or a deadline has passed: a hook has to see its replies.
-        return self._done
-
-    def set_result(self, result: Any, /) -> None:
-        self._done = True
-        self._gathering.took(self._part, result)
-
-    def set_exception(self, exception: Exception, /) -> None:
-        self._done = not isinstance(exception, CommandTimeout)
-        self._gathering.failed(exception)

@@ -6,6 +6,7 @@ Each node is given a share of the time, so that one that is gone or frozen leave
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .endpoint import Endpoint
     from .hello import Conversation
 
-__all__ = ["inquire", "inquire_in_thread"]
+__all__ = ["inquire", "inquire_in_thread", "subscribe"]
 
 T = TypeVar("T")
 
@@ -71,6 +72,18 @@ def inquire_in_thread(
         except (OSError, NearcacheError) as problem:
             error = explained(node, problem)
     raise _failure(what, error)
+
+
+def subscribe(node: Endpoint, channels: str, timeout: float) -> socket.socket:
+    """A connection that becomes readable when something is published on channels of that pattern."""
+    wire = ThreadWire(open_socket(node, timeout), _Nobody())
+    try:
+        wire.set_timeout(timeout)
+        wire.talk(_ask(node, ("PSUBSCRIBE", channels)))
+    except BaseException:
+        wire.sock.close()
+        raise
+    return wire.sock
 
 
 def _ask(node: Endpoint, question: Command) -> Conversation[Any]:

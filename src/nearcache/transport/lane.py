@@ -34,6 +34,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -186,6 +187,15 @@ class Lane:
             wait = self._command_timeout + (self._connect_timeout if self._wire is None else 0.0)
             self._backlog.append((monotonic() + wait, asked, waiter, hook))
             self._arm()
+
+    def follow(self, primary: tuple[str, int]) -> None:
+        """Leave a server that is not the primary any more; from any thread."""
+        with suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(self._follow, primary)
+
+    def _follow(self, primary: tuple[str, int]) -> None:
+        if self._wire is not None and self._wire.node not in (None, primary):
+            self._wire.abort(ConnectionFailed(f"{primary[0]}:{primary[1]} is the primary now"))
 
     def _take_turns(self) -> None:
         """Send what waited, as far as there is room.

@@ -8,6 +8,7 @@ that is next. No I/O here: both kinds of cluster link drive this.
 
 from __future__ import annotations
 
+import copy
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,10 +21,15 @@ __all__ = ["SLOTS", "Node", "Part", "Scatter", "SlotMap", "slot_of"]
 
 SLOTS = 16384
 _MOST_REDIRECTS = 5  # the same as other clients' for one command
+_PAUSE = 0.01  # seconds before a command is tried again, then twice as many: 0.3 s in all
+_READS = frozenset(["GET", "MGET", "GETRANGE", "PTTL"])  # of values: what replicas are asked for
+_KEYLESS = frozenset(["PING", "SCAN", "CLIENT", "TIME"])
 _EACH = {remote.DELETE: 2, remote.REMOVE_OLDER: 1}  # keys per entry of the scripts that take any number of entries
 
 Node = tuple[str, int]
 """Host and port."""
+
+_Readers = Callable[[Node, bytes], Node | None]
 
 
 def slot_of(key: bytes | str) -> int:
@@ -43,22 +49,35 @@ class SlotMap:
 
     Attributes:
         nodes: the primaries, sorted; one that has lost its last slot stays until the next map.
+        replicas: of each primary.
+        whole: there is one primary, which takes commands as they are.
 
     Raises:
         ConnectionFailed: the answer names no node.
     """
 
+    whole = False
+
     def __init__(self, answer: Any, asked: Node) -> None:
         self._owners: list[Node | None] = [None] * SLOTS
+        self.replicas: dict[Node, list[Node]] = {}
         try:
-            for first, last, (host, port, *_), *_ in answer:
-                owner = (_host(host, asked), int(port))
+            for first, last, primary, *replicas in answer:
+                owner, *others = ((_host(host, asked), int(port)) for host, port, *_ in (primary, *replicas))
                 self._owners[first : last + 1] = [owner] * (last + 1 - first)
+                self.replicas[owner] = others
         except (AttributeError, TypeError, ValueError):
             raise ConnectionFailed(f"this is no node of a cluster: it answered {answer!r:.60}") from None
         self.nodes = sorted({owner for owner in self._owners if owner is not None})
         if not self.nodes:
             raise ConnectionFailed("the cluster has no slots yet")
+
+    @classmethod
+    def of_one(cls, primary: Node, replicas: list[Node]) -> SlotMap:
+        """All slots are one primary's, which need not be a cluster's."""
+        slots = cls([[0, SLOTS - 1, [primary[0].encode("ascii"), primary[1]]]], primary)
+        slots.replicas, slots.whole = {primary: replicas}, True
+        return slots
 
     def owner(self, slot: int) -> Node:
         # Who asks the wrong node is told the right one.
@@ -77,6 +96,12 @@ class SlotMap:
         """Whether every slot has the same node in both."""
         return self._owners == other._owners
 
+    def copy(self) -> SlotMap:
+        """The same map, for another link to move slots in."""
+        other = copy.copy(self)
+        other._owners = [*self._owners]
+        return other
+
 
 class Part(NamedTuple):
     """What one node is asked, in order.
@@ -86,37 +111,57 @@ class Part(NamedTuple):
         places: of the pieces of the batch.
         asking: the node does not own the slot yet, but is about to.
         redirects: how often these were sent elsewhere before.
+        pause: seconds to wait first.
+        primary: whose replica the node is, and is asked as; None where it is asked for itself.
     """
 
     node: Node
     places: list[int]
     asking: bool = False
     redirects: int = 0
+    pause: float = 0.0
+    primary: Node | None = None
+
+    def instead(self) -> Part:
+        """The same for the primary, when its replica does not answer."""
+        assert self.primary is not None
+        return Part(self.primary, self.places, redirects=self.redirects)
 
 
 class Scatter:
     """One batch of commands on its way to several nodes.
 
+    Args:
+        readers: which replica of a primary to read a key from, if any.
+
     Attributes:
         outdated: a node was not the right one, or says that the cluster is down: there is another map by now.
         moved: a slot has another owner than the map said; what is tracked of its keys is not known.
+        unsettled: the keys of one command are in two places for the moment, because their slot is moving.
+        refused: what a replica answered instead of a value.
     """
 
-    def __init__(self, commands: Sequence[Command], slots: SlotMap) -> None:
+    def __init__(self, commands: Sequence[Command], slots: SlotMap, readers: _Readers | None = None) -> None:
         self._slots = slots
         self._pieces: list[Command] = []
         self._joins: list[tuple[int, Callable[[list[Any]], Any] | None]] = []
-        parts: dict[Node, list[int]] = {}
+        parts: dict[tuple[Node, Node | None], list[int]] = {}
         for command in commands:
             pieces, nodes, join = _cut(command, slots)
             for place, node in enumerate(nodes, len(self._pieces)):
-                parts.setdefault(node, []).append(place)
+                where: tuple[Node, Node | None] = (node, None)
+                if readers is not None and command[0] in _READS:
+                    key: Any = pieces[place - len(self._pieces)][1]
+                    if (replica := readers(node, key)) is not None:
+                        where = (replica, node)
+                parts.setdefault(where, []).append(place)
             self._pieces += pieces
             self._joins.append((len(pieces), join))
         self._replies: list[Any] = [None] * len(self._pieces)
         self._left = len(self._pieces)
-        self.parts = [Part(node, places) for node, places in parts.items()]
-        self.outdated = self.moved = False
+        self.parts = [Part(node, places, primary=primary) for (node, primary), places in parts.items()]
+        self.outdated = self.moved = self.unsettled = False
+        self.refused = ""
 
     @property
     def complete(self) -> bool:
@@ -128,8 +173,24 @@ class Scatter:
             return [word for place in part.places for word in (("ASKING",), self._pieces[place])]
         return [self._pieces[place] for place in part.places]
 
+    def keys(self, part: Part) -> list[bytes]:
+        """The keys that a part is about."""
+        keys: list[Any] = []
+        for place in part.places:
+            piece: Any = self._pieces[place]
+            if piece[0] == "EVAL":
+                keys += piece[3 : 3 + int(piece[2])]
+            elif piece[0] not in _KEYLESS:
+                keys += piece[1:2]
+        return keys
+
     def take(self, part: Part, replies: list[Any]) -> list[Part]:
         """Put the replies to a part in their places; what has to be asked elsewhere."""
+        if part.primary is not None:
+            refused = [r for r in replies if r.__class__ is CommandRefused and not _is_wrong_type(r)]
+            if refused:
+                self.refused, self.outdated = str(refused[0]), True
+                return [part.instead()]
         again: dict[tuple[Node, bool], list[int]] = {}
         for place, reply in zip(part.places, replies[1::2] if part.asking else replies, strict=True):
             if reply.__class__ is CommandRefused and (target := self._target(part, reply)) is not None:
@@ -137,11 +198,15 @@ class Scatter:
             else:
                 self._replies[place] = reply
                 self._left -= 1
-        return [Part(node, places, asking, part.redirects + 1) for (node, asking), places in again.items()]
+        pause, self.unsettled = _PAUSE * 2**part.redirects if self.unsettled else 0.0, False
+        return [Part(node, places, asking, part.redirects + 1, pause) for (node, asking), places in again.items()]
 
     def _target(self, part: Part, refusal: CommandRefused) -> tuple[Node, bool] | None:
         code, _, rest = str(refusal).partition(" ")
         self.outdated = self.outdated or code in {"MOVED", "CLUSTERDOWN"}
+        if code == "TRYAGAIN" and part.redirects < _MOST_REDIRECTS:
+            self.unsettled = True
+            return part.node, part.asking
         if code not in {"MOVED", "ASK"}:
             return None
         slot, _, address = rest.partition(" ")
@@ -173,6 +238,8 @@ _Cut = tuple[Sequence[Command], Iterable[Node], Callable[[list[Any]], Any] | Non
 def _cut(command: Command, slots: SlotMap) -> _Cut:
     """A command in pieces that concern one slot each, the nodes they go to, and what makes one reply of theirs."""
     name = command[0]
+    if name == "EVAL" and slots.whole:
+        return [command], slots.nodes, None
     if name == "EVAL":
         script, count = command[1], int(command[2])
         each = _EACH.get(script, count) if isinstance(script, str) else count

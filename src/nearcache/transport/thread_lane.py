@@ -237,6 +237,12 @@ class ThreadLane:
             if connection is not None:
                 self._watch(connection)
 
+    def follow(self, primary: tuple[str, int]) -> None:
+        """Leave a server that is not the primary any more."""
+        connection = self._connection
+        if connection is not None and connection.node not in (None, primary):
+            self._lose(connection, ConnectionFailed(f"{primary[0]}:{primary[1]} is the primary now"))
+
     def _watch(self, connection: ThreadWire) -> None:
         with connection.lock:
             if connection.watched or connection.lost is not None:

@@ -38,7 +38,7 @@ _ROUSED = 2  # threads that are woken at once
 class ThreadWaiter:
     """One thread's commands: how many replies are still to come, and the lock the thread sleeps on."""
 
-    __slots__ = ("data", "done", "due", "error", "heir", "hook", "left", "replies", "wake")
+    __slots__ = ("away", "data", "done", "due", "error", "heir", "hook", "left", "replies", "wake")
 
     def __init__(self, data: bytes, count: int, hook: Hook | None, due: float) -> None:
         self.data = data
@@ -49,6 +49,7 @@ class ThreadWaiter:
         self.error: Exception | None = None
         self.done = False
         self.heir = False  # was handed the lead
+        self.away = False  # the thread does something else meanwhile, and cannot lead
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -104,6 +105,7 @@ class ThreadWire:
         self.ready: deque[ThreadWaiter] = deque()  # their replies are there, and they still sleep
         self.since = self.last_read = monotonic()
         self.client_id: int | None = None
+        self.node: tuple[str, int] | None = None  # where it goes, if there is a choice
         self.server = ""
         self.tracks = False
         self.clock = local_clock()
@@ -120,7 +122,7 @@ class ThreadWire:
         with self.lock:
             if self.lost is None:
                 for waiter in chain(self.waiting, self.out):
-                    if not waiter.done:
+                    if not waiter.done and not waiter.away:
                         self.leader = waiter
                         waiter.heir = True
                         waiter.rouse()

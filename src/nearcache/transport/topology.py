@@ -6,15 +6,16 @@ connection anew, so whoever reconnects, a lane or redis-py's client, arrives whe
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConnectionFailed
+from ..errors import CommandRefused, ConnectionFailed
 from .credentials import Credentials
 from .driver import forget_driver, make_driver
-from .handshake import open_wire
+from .handshake import converse, open_wire
 from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
 from .slots import Node, SlotMap
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .credentials import CredentialSource
     from .embedded import EmbeddedServer
     from .endpoint import Endpoint
+    from .hello import Conversation
+    from .replicas import Replicas
     from .wire import Listener, Wire
 
 __all__ = ["Topology"]
@@ -43,6 +46,7 @@ class Topology:
         track_all: track every key that is read.
         credentials: asked for user name and password before each connection; None: the endpoint's.
         note: shown the text of each error that the server answers.
+        replicas: told which there are, if values are to be read from them.
 
     Attributes:
         at: where the latest connection went; ``endpoint`` before the first.
@@ -58,7 +62,9 @@ class Topology:
         track_all: bool,
         credentials: CredentialSource | None = None,
         note: Callable[[str], None] | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
+        self.replicas = replicas
         self.at = replace(endpoint, db=0) if endpoint.kind == "cluster" else endpoint
         self._endpoint = endpoint
         self._command_timeout = command_timeout
@@ -80,14 +86,14 @@ class Topology:
 
     # -- connections
 
-    def opener(self, node: Node | None = None) -> Callable[[int | None], Awaitable[Wire]]:
-        """What opens the wires of one lane, of a cluster to that node; it is given the id of the connection to kill."""
+    def opener(self, node: Node | None = None, *, replica: bool = False) -> Callable[[int | None], Awaitable[Wire]]:
+        """What opens the wires of one lane, of several to that node; it is given the id of the connection to kill."""
         last: Endpoint | None = None
 
         async def open_next(kill: int | None) -> Wire:
             nonlocal last
             given = await self._credentials.endpoint()
-            endpoint = await self._find(given) if node is None else _at_node(given, node)
+            endpoint = await self._find(given) if node is None else _at_node(given, node, replica=replica)
             wire = await open_wire(
                 endpoint,
                 command_timeout=self._command_timeout,
@@ -99,20 +105,29 @@ class Topology:
                 track_all=self._track_all,
                 note=self._note,
             )
-            last = endpoint
-            self._arrived(endpoint)
+            last, wire.node = endpoint, (endpoint.host, endpoint.port)
+            if replica:
+                try:
+                    await converse(wire, self._read_only())
+                except BaseException:
+                    wire.abort(ConnectionFailed("it is not to be read from"))
+                    raise
+            else:
+                self._arrived(endpoint)
             return wire
 
         return open_next
 
-    def thread_opener(self, listener: Listener, node: Node | None = None) -> Callable[[int | None], ThreadWire]:
+    def thread_opener(
+        self, listener: Listener, node: Node | None = None, *, replica: bool = False
+    ) -> Callable[[int | None], ThreadWire]:
         """The same for the lane of threads."""
         last: Endpoint | None = None
 
         def open_next(kill: int | None) -> ThreadWire:
             nonlocal last
             given = self._credentials.endpoint_in_thread()
-            endpoint = self._find_in_thread(given) if node is None else _at_node(given, node)
+            endpoint = self._find_in_thread(given) if node is None else _at_node(given, node, replica=replica)
             wire = open_thread_wire(
                 endpoint,
                 listener,
@@ -123,11 +138,25 @@ class Topology:
                 track_all=self._track_all,
                 note=self._note,
             )
-            last = endpoint
-            self._arrived(endpoint)
+            last, wire.node = endpoint, (endpoint.host, endpoint.port)
+            if replica:
+                try:
+                    wire.talk(self._read_only())
+                except BaseException:
+                    wire.sock.close()
+                    raise
+            else:
+                self._arrived(endpoint)
             return wire
 
         return open_next
+
+    def _read_only(self) -> Conversation[None]:
+        """A cluster's replica sends readers away until they say that they take what it has."""
+        if self._endpoint.kind == "cluster":
+            (answer,) = yield [("READONLY",)]
+            if isinstance(answer, CommandRefused):
+                raise ConnectionFailed(f"it is not to be read from: {answer}")
 
     async def _find(self, given: Endpoint) -> Endpoint:
         if self._sentinels is not None:
@@ -139,19 +168,59 @@ class Topology:
             return self._sentinels.find_in_thread(given)
         return self._start() if given.kind == "embedded" else given
 
+    def find_primary_in_thread(self) -> Node:
+        """The server that a sentinel names and that agrees.
+
+        Raises:
+            ConnectionFailed: there is none.
+        """
+        assert self._sentinels is not None
+        primary = self._sentinels.find_in_thread(self._credentials.endpoint_in_thread())
+        asked = [replace(primary, service="")]
+        node = inquire_in_thread(asked, ("ROLE",), _read_role, self._connect_timeout, "the primary does not say so")
+        self._sentinels.confirm()
+        return node
+
+    def listen_in_thread(self) -> socket.socket | None:
+        """What becomes readable when a sentinel has something to say.
+
+        Raises:
+            ConnectionFailed: there is none to be listened to.
+        """
+        if self._sentinels is None:
+            return None
+        return self._sentinels.listen_in_thread(self._credentials.endpoint_in_thread())
+
     async def find_slots(self, nodes: Sequence[Node]) -> SlotMap:
-        """Which node of the cluster has which slot, asked of these nodes and then of those in the URL.
+        """Which node of the cluster has which slot, asked of these nodes and then of those in the URL; or of sentinels.
 
         Raises:
             ConnectionFailed: no node says so.
         """
-        asked = self._nodes(await self._credentials.endpoint(), nodes)
-        return await inquire(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        given = await self._credentials.endpoint()
+        if self._sentinels is not None:
+            primary = await self._sentinels.find(given)
+            slots = _whole(primary, await self._sentinels.find_replicas(given))
+        else:
+            asked = self._nodes(given, nodes)
+            slots = await inquire(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        return self._found(slots)
 
     def find_slots_in_thread(self, nodes: Sequence[Node]) -> SlotMap:
         """``find_slots`` for a thread."""
-        asked = self._nodes(self._credentials.endpoint_in_thread(), nodes)
-        return inquire_in_thread(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        given = self._credentials.endpoint_in_thread()
+        if self._sentinels is not None:
+            primary = self._sentinels.find_in_thread(given)
+            slots = _whole(primary, self._sentinels.find_replicas_in_thread(given))
+        else:
+            asked = self._nodes(given, nodes)
+            slots = inquire_in_thread(asked, ("CLUSTER", "SLOTS"), _read_slots, self._share(asked), self._nobody)
+        return self._found(slots)
+
+    def _found(self, slots: SlotMap) -> SlotMap:
+        if self.replicas is not None:
+            self.replicas.follow(slots.replicas)
+        return slots
 
     def _nodes(self, given: Endpoint, nodes: Sequence[Node]) -> list[Endpoint]:
         return [_at_node(given, node) for node in dict.fromkeys((*nodes, *given.nodes))]
@@ -215,14 +284,27 @@ class Topology:
         if driver is not None:
             forget_driver(driver)
         self._credentials.forget_in_child()
+        if self.replicas is not None:
+            self.replicas.forget_in_child()
+
+
+def _read_role(node: Endpoint, answer: Any) -> Node:
+    if not isinstance(answer, list) or answer[:1] != [b"master"]:
+        raise ConnectionFailed("it is a replica")
+    return node.host, node.port
+
+
+def _whole(primary: Endpoint, replicas: list[Node]) -> SlotMap:
+    return SlotMap.of_one((primary.host, primary.port), replicas)
 
 
 def _read_slots(node: Endpoint, answer: Any) -> SlotMap:
     return SlotMap(answer, (node.host, node.port))
 
 
-def _at_node(given: Endpoint, node: Node) -> Endpoint:
-    return replace(given, kind="tcp", host=node[0], port=node[1], db=0, nodes=())
+def _at_node(given: Endpoint, node: Node, *, replica: bool = False) -> Endpoint:
+    db, service = given.db if given.service else 0, "" if replica else given.service
+    return replace(given, kind="tcp", host=node[0], port=node[1], db=db, service=service, nodes=())
 
 
 def _is_same_server(endpoint: Endpoint, last: Endpoint | None) -> bool:

@@ -139,6 +139,7 @@ class Wire(asyncio.Protocol):
         self.paused = False
         self.heard = monotonic()  # when something came last, or when something was asked for after all had come
         self.client_id: int | None = None
+        self.node: tuple[str, int] | None = None  # where it goes, if there is a choice
         self.server = ""
         self.tracks = False
         self.clock = 0.0
