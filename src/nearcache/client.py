@@ -264,6 +264,8 @@ class Client:
         Whoever ends later still finds the client open; it connects anew.
         """
         self._recovering.finish()
+        if self._lookout is not None:
+            self._lookout.close()
         if self._thread_lane is not None:
             self._thread_lane.rest()
         for loop, lane in list(self._lanes.items()):

@@ -175,7 +175,7 @@ def test_what_threads_write_behind_is_written(url: str) -> None:
     text = """
         def write(key, value):
             time.sleep(0.05)
-            print(key)
+            print(f"{key}\\n", end="")  # in one piece, whoever else prints
         cache = Cache(60, "exit")
         cache.initialize(settings)
         behind = cache.write_behind(write)

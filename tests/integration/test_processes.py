@@ -269,38 +269,39 @@ def test_a_child_s_own_files_stay_open(runner: str, url: str) -> None:
 
 
 def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
-    cache = Cache(60, "fork")
-    cache.initialize(settings(url))
-    cache.set("k", 1)
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = sockets()
-    reading, writing = os.pipe()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (writing + 1, hard))
-    taken = []
-    try:
-        while True:
-            try:
+    """In a program of its own: libuv, if this process has a loop of its make, would end such a child."""
+    text = """
+        import resource
+        def sockets():
+            links = []
+            for entry in os.listdir("/proc/self/fd"):
+                try:
+                    links.append(os.readlink(f"/proc/self/fd/{entry}"))
+                except FileNotFoundError:
+                    pass
+            return {link for link in links if link.startswith("socket:")}
+        before = sockets()
+        cache = Cache(60, "fork")
+        cache.initialize(settings)
+        cache.set("k", 1)
+        ours = sockets() - before
+        reading, writing = os.pipe()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (writing + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        taken = []
+        try:
+            while True:
                 taken.append(os.dup(writing))
-            except OSError:
-                break
+        except OSError:
+            pass
         child = os.fork()
-        if child == 0:
-            try:
-                for number in taken:
-                    os.close(number)
-                os._exit(len(sockets() & before) - 1 + (cache.get("k") != 1))
-            finally:
-                os._exit(99)
-    finally:
-        for number in (*taken, reading, writing):
+        for number in taken:
             os.close(number)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    kept = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    others = len(before) - 2  # besides the cache's own and the test's client of its server
-    assert kept == others
-    assert cache.get("k") == 1
+        if child == 0:
+            os._exit(10 * len(sockets() & ours) + (cache.get("k") != 1))
+        print(len(ours) > 0, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), cache.get("k"))
+        manager.close()
+    """
+    assert run(text, url, strict=False) == (0, ["True 0 1"], "")
 
 
 # -- locks
@@ -652,7 +653,7 @@ def test_a_child_of_a_cluster_s_client() -> None:
         def in_child() -> tuple[int, list[int]]:
             return len(sockets() & ours), [cache.get(f"k{number}") for number in range(20)]
 
-        assert len(ours) == 3
+        assert len(ours) == 3 + 2, "one to each primary, and a pair that wakes who looks for others"
         assert Child(in_child).result() == (0, list(range(20)))
         assert [cache.get(f"k{number}") for number in range(20)] == list(range(20))
         get_multi_redis_connection_manager().close()

@@ -31,7 +31,6 @@ Memory: a command, sent or waiting for its turn, costs up to 0.4 kB plus its own
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -40,6 +39,7 @@ from typing import Any, Protocol
 
 from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from . import backoff
 from .descriptors import hang_up
 from .hello import local_clock
 from .tasks import start_keeper
@@ -47,7 +47,6 @@ from .wire import Batch, Command, Hook, LaneListener, Waiter, Wire, afresh, anno
 
 __all__ = ["Breaker", "Lane"]
 
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5  # seconds; the most keeps a lane within a second of its server
 _SILENT_DEADLINES = 3
 _CATCH_UP = 50  # times a sweep lets the loop read on while replies keep coming
 _CLOSED = "the connection is closed: call initialize() again"
@@ -277,12 +276,10 @@ class Lane:
                     self._came_up(wire)
                     await asyncio.shield(wire.closed)
                     self._on_state(self, wire.error)
-                    if monotonic() - began > _BACKOFF_MOST:
+                    if monotonic() - began > backoff.MOST:
                         attempt = 0
                 attempt += 1
-                # Full jitter, but for the first attempt after a loss, which is at once.
-                most = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** min(attempt, 10))
-                await asyncio.sleep(random.uniform(0, most) if attempt > 1 else 0)
+                await asyncio.sleep(backoff.pause(attempt - 1))  # the first after a loss is at once
         finally:
             self._shut()
 

@@ -24,6 +24,8 @@ from typing import Any
 from ..errors import NearcacheError
 from .cluster_lane import ClusterLane
 from .cluster_threads import ClusterThreads
+from .descriptors import close_in_children
+from .tasks import start_thread
 from .topology import Topology
 
 __all__ = ["Lookout"]
@@ -51,9 +53,12 @@ class Lookout:
         with self._lock:
             if self._thread is None and not self._closed.is_set():
                 self._news, news = socket.socketpair()
-                arguments = (weakref.ref(self), news, self._closed)
-                self._thread = threading.Thread(target=_keep, args=arguments, name="nearcache-lookout", daemon=True)
-                self._thread.start()
+                for each in (self._news, news):
+                    close_in_children(each)
+                self._thread = start_thread("nearcache-lookout", _keep, weakref.ref(self), news, self._closed)
+                if self._thread is None:
+                    self._news.close()
+                    news.close()
 
     def look(self) -> None:
         """Ask, and tell every connection.

@@ -29,7 +29,6 @@ When a connection is lost its listener is told first; only then do those who wai
 
 from __future__ import annotations
 
-import random
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -38,6 +37,7 @@ from typing import Any
 
 from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
+from . import backoff
 from .hello import local_clock
 from .lane import Breaker
 from .tasks import start_thread
@@ -49,7 +49,6 @@ __all__ = ["ThreadLane"]
 
 _IDLE = 1.0  # seconds without a reply after which a connection is looked at before it is used
 _SILENT_DEADLINES = 3
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 0.5  # seconds
 _INTERRUPTED = "the thread that drove the connection was interrupted"
 _CLOSED = "the connection is closed: call initialize() again"
 _NET = 5.0  # seconds a sleeping thread waits past its deadline for a leader to tell it so
@@ -332,7 +331,7 @@ class ThreadLane:
     def _replace(self, connection: ThreadWire, error: Exception) -> None:
         """Connect anew, at once and while those who ask wait; in the background if that has just been done."""
         with self._connecting:
-            at_once = not self._attempts or monotonic() - connection.since > _BACKOFF_MOST
+            at_once = not self._attempts or monotonic() - connection.since > backoff.MOST
             self._lose(connection, error, reconnect=not at_once)
             if self._connection is None and self._down is None and not self._closed.is_set():
                 self._attempts += 1
@@ -349,8 +348,7 @@ class ThreadLane:
         connection = self._open_wire(self._kill)
         self.server, self.tracks, self.clock = connection.server, connection.tracks, connection.clock
         self.track_all = self._track_all and self.tracks
-        self._kill = self._down = None
-        self.connects += 1
+        self._kill, self._down, self.connects = None, None, self.connects + 1
         before, self.history = self.history, connection.history
         if connection.history != before:
             self._listener.turned(self, first=before is UNKNOWN)
@@ -365,7 +363,7 @@ class ThreadLane:
     def _lose(self, connection: ThreadWire, error: Exception, *, reconnect: bool = True) -> None:
         if not connection.lose(error):
             return
-        if monotonic() - connection.since > _BACKOFF_MOST:
+        if monotonic() - connection.since > backoff.MOST:
             self._attempts = 0
         reconnect = reconnect and not self._closed.is_set()
         try:
@@ -388,7 +386,8 @@ class ThreadLane:
             self._down = None  # the next command tries itself
 
     def _reconnect(self) -> None:
-        while not self._closed.wait(self._back_off()):
+        while not self._closed.wait(backoff.pause(self._attempts)):
+            self._attempts += 1
             try:
                 with self._connecting:
                     self._connect()
@@ -399,9 +398,3 @@ class ThreadLane:
                 self._on_state(self, error)
             else:
                 return
-
-    def _back_off(self) -> float:
-        attempts, self._attempts = self._attempts, self._attempts + 1
-        # Full jitter, but for the first attempt after a loss, which is at once.
-        most = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** min(attempts, 10))
-        return random.uniform(0, most) if attempts else 0.0

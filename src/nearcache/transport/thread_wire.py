@@ -343,5 +343,9 @@ def open_socket(endpoint: Endpoint, timeout: float) -> socket.socket:
     if context is not None:
         sock = context.wrap_socket(sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
         close_in_children(sock)
-        sock.do_handshake()
+        try:
+            sock.do_handshake()
+        except BaseException:
+            sock.close()
+            raise
     return sock
