@@ -286,7 +286,8 @@ def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
         cache.set("k", 1)
         ours = sockets() - before
         reading, writing = os.pipe()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (writing + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (writing + 1, hard))
         taken = []
         try:
             while True:
@@ -298,6 +299,7 @@ def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
             os.close(number)
         if child == 0:
             os._exit(10 * len(sockets() & ours) + (cache.get("k") != 1))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         print(len(ours) > 0, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), cache.get("k"))
         manager.close()
     """
