@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transport",),
     ("_setting_kinds",),
     ("settings",),
-    ("observability",),
+    ("observability", "connection_log"),
     ("driving",),
     ("recovering",),
     ("status",),

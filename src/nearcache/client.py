@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from .connection_log import ConnectionLog
 from .core.breaker import Breaker
 from .core.clock import clock
 from .core.flights import Flights
@@ -30,8 +31,8 @@ from .transport.links import make_link, make_thread_link
 from .transport.lookout import Lookout
 from .transport.memory import MemoryLink, get_store
 from .transport.no_link import NoLink
+from .transport.refusals import Refusals
 from .transport.replicas import Replicas
-from .transport.rights import Denials
 from .transport.tasks import in_thread
 from .transport.thread_lane import ThreadLane
 from .transport.topology import Topology
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncLink", "Client", "ConnectionStatus", "RedisClientType", "ThreadLink"]
 
 _log = logging.getLogger("nearcache.connections")
-_SUMMARY_EVERY = 60.0  # seconds between two lines about an outage that goes on
 _MAX_NAMESPACES = 10_000  # names kept; past that the table starts anew
 
 
@@ -105,7 +105,8 @@ class Client:
             store = get_store(endpoint.name, endpoint.db, settings.near_entries, settings.near_bytes)
             self._memory = MemoryLink(store, self.near, track_all=settings.near_enabled)
             self.near.attach(self._memory)
-        self.denials = Denials(self.clock.monotonic, self._lacks)
+        self.refusals = Refusals(self.clock.monotonic, lambda why: _log.warning("%s: %s", self._where(), why))
+        self._told = ConnectionLog(self._where)
         self.topology = Topology(
             endpoint,
             command_timeout=settings.command_timeout,
@@ -113,7 +114,7 @@ class Client:
             client_name=f"nearcache-{name}",
             track_all=self.track_all,
             credentials=credentials,
-            note=self.denials.note,
+            note=self.refusals.note,
             replicas=Replicas(name) if settings.read_from != "primary" and self.spread else None,
         )
         self._lookout: Lookout | None = None
@@ -126,11 +127,9 @@ class Client:
         self._broken = NoLink(lambda: ConnectionFailed(f"{name}: the circuit breaker is open"))
         self.open = True
         self._latency: float | None = None
-        self._reconnects = self._attempts = 0
+        self._reconnects = 0
         self._server = ""
         self._last_error: str | None = None
-        self._down_since: float | None = None
-        self._last_line = 0.0
         forget_in_children(self)
 
     # -- links
@@ -313,34 +312,21 @@ class Client:
             forgotten=self.replay.recovery.forgotten,
         )
 
-    def _lacks(self, right: str) -> None:
-        _log.warning("%s client: %s: the server's user lacks %s", self.name, self.topology.address, right)
-
     def changed(self, lane: Lane | ThreadLane, error: Exception | None) -> None:
-        """A lane came up or went down: one log line per change of the client's state, one a minute between."""
-        now = time.monotonic()
+        """A lane came up or went down."""
         (self.near.trouble.connected if error is None else self.near.trouble.connection_lost)()
-        where = f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
-        if error is None:
-            first, self._server = not self._server, lane.server
-            self._reconnects += lane.connects > 1
-            if self._lookout is not None:
-                self._lookout.start()
-            if self._down_since is not None:
-                _log.warning("%s: reconnected after %.1f s, %d attempts", where, now - self._down_since, self._attempts)
-            elif first:
-                _log.info("%s: connected (%s)", where, lane.server)
-            self._down_since = None
+        if error is not None:
+            self._last_error = str(error)
+            self._told.down(error)
             return
-        self._last_error = str(error)
-        self._attempts += 1
-        if self._down_since is None:
-            self._down_since, self._last_line, self._attempts = now, now, 1
-            _log.warning("%s: connection failed: %s", where, error)
-        elif now - self._last_line >= _SUMMARY_EVERY:
-            self._last_line = now
-            seconds = now - self._down_since
-            _log.warning("%s: still down after %.0f s and %d attempts: %s", where, seconds, self._attempts, error)
+        first, self._server = not self._server, lane.server
+        self._reconnects += lane.connects > 1
+        if self._lookout is not None:
+            self._lookout.start()
+        self._told.up(lane.server, first=first)
+
+    def _where(self) -> str:
+        return f"{self.name} client: {self.topology.address} db {self.topology.at.db}"
 
     def driver(self) -> redis.asyncio.Redis:
         """redis-py's client on the same settings, for commands nearcache does not wrap.

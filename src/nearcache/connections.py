@@ -237,11 +237,7 @@ class MultiRedisConnectionManager:
                 for client in clients
                 if (owed := client.status().owed)
             )
-            + tuple(
-                f"{client.name}: the server's user lacks {right}"
-                for client in clients
-                for right in client.denials.missing()
-            )
+            + tuple(f"{client.name}: {reason}" for client in clients for reason in client.refusals.reasons())
         )
         return Health("degraded" if reasons else "up", reasons)
 

@@ -12,7 +12,7 @@ from nearcache import AsyncCache, CommandRefused, Settings, get_multi_redis_conn
 from nearcache.testing import FakeClock
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import open_wire
-from nearcache.transport.rights import Denials
+from nearcache.transport.refusals import Refusals
 from nearcache.transport.slots import slot_of
 
 from ..servers import ClusterServers, SentinelServer, ValkeyServer, acl_lines
@@ -84,9 +84,9 @@ async def kill_predecessor(url: str) -> None:
     """What a lane does whose connection is not used any more, though the server may not know it yet."""
     endpoint = parse_url(url_of(url).replace("+cluster", "").split(",")[0], variable="url")
     client = manager.client("cache")
-    old = await open_wire(endpoint, command_timeout=5.0, client_name="test", note=client.denials.note)
+    old = await open_wire(endpoint, command_timeout=5.0, client_name="test", note=client.refusals.note)
     new = await open_wire(
-        endpoint, command_timeout=5.0, client_name="test", kill=old.client_id, note=client.denials.note
+        endpoint, command_timeout=5.0, client_name="test", kill=old.client_id, note=client.refusals.note
     )
     for wire in (old, new):
         wire.abort(RuntimeError("over"))
@@ -273,19 +273,57 @@ async def test_other_prefixes_are_out_of_reach(server: ValkeyServer) -> None:
             await attempt
 
 
-def test_what_was_missing_is_forgotten_after_a_minute() -> None:
+def test_what_was_refused_is_forgotten_after_a_minute() -> None:
     clock, told = FakeClock(), []
-    denials = Denials(clock.monotonic, told.append)
-    denials.note("WRONGTYPE Operation against a key")
-    denials.note("NOPERM User u has no permissions to run the 'client|tracking' command")
+    refusals = Refusals(clock.monotonic, told.append)
+    refusals.note("WRONGTYPE Operation against a key")
+    refusals.note("NOPERM User u has no permissions to run the 'client|tracking' command")
     for _ in range(2):
-        denials.note("NOPERM this user has no permissions to run the 'scan' command")
-    assert told == denials.missing() == ["+client|tracking", "+scan"]
+        refusals.note("NOPERM this user has no permissions to run the 'scan' command")
+    lacks = "the server's user lacks +"
+    assert told == refusals.reasons() == [f"{lacks}client|tracking", f"{lacks}scan"]
     clock.advance(59)
-    denials.note("NOPERM this user has no permissions to run the 'scan' command")
+    refusals.note("NOPERM this user has no permissions to run the 'scan' command")
     clock.advance(59)
-    assert denials.missing() == ["+scan"]
+    assert refusals.reasons() == [f"{lacks}scan"]
     clock.advance(1)
-    assert denials.missing() == []
-    denials.note("NOPERM No permissions to access a key")
-    assert told[2:] == denials.missing() != []
+    assert refusals.reasons() == []
+    refusals.note("NOPERM No permissions to access a key")
+    assert told[2:] == refusals.reasons() != []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "the server has no memory left for writes (maxmemory)",
+        ),
+        ("READONLY You can't write against a read only replica.", "the server takes no writes: it is a replica"),
+        (
+            "MISCONF Valkey is configured to save RDB snapshots",
+            "the server takes no writes: it could not save them to its disk",
+        ),
+        (
+            "NOREPLICAS Not enough good replicas to write.",
+            "the server takes no writes: too few of its replicas are connected",
+        ),
+        ("OOMPH of another kind", None),
+    ],
+)
+def test_states_of_the_server_are_told(refusal: str, reason: str | None) -> None:
+    told: list[str] = []
+    refusals = Refusals(FakeClock().monotonic, told.append)
+    refusals.note(refusal)
+    assert told == refusals.reasons() == ([reason] if reason else [])
+
+
+async def test_a_full_server_is_told_by_health_and_log(server: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    shell = await shell_at(server.url, "async", strict=False)
+    server.command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1mb")
+    try:
+        assert [await shell.set("key", number) for number in range(3)] == [False] * 3
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
+    assert "cache: the server has no memory left for writes (maxmemory)" in manager.health().reasons
+    assert caplog.text.count("the server has no memory left for writes") == 1
