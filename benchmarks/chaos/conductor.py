@@ -95,8 +95,9 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _suffer(fault: Fault, files: Path, seconds: float, seed: int, sabotage: str | None) -> Course:
     """One fault, from a warm start to the end."""
-    versions = files / "versions"
+    versions, end = files / "versions", files / "end"
     Versions.create(versions)
+    end.unlink(missing_ok=True)
     sites = [
         Process(f"process {number}", Site, fault.url, str(versions), str(files / "flights.sqlite"), sabotage)
         for number in range(_PROCESSES)
@@ -105,13 +106,13 @@ def _suffer(fault: Fault, files: Path, seconds: float, seed: int, sabotage: str 
     try:
         for site in sites:
             site.answer()
-        load = Process("the load", Load, str(versions), [site.ask("port") for site in sites], seed)
+        load = Process("the load", Load, str(versions), [site.ask("port") for site in sites], seed, str(end))
         processes.append(load)
         load.answer()
         if failed := load.ask("warm"):
             raise RuntimeError(f"before any fault: {failed}")
         loads = sum(site.ask("state").loads for site in sites)
-        load.tell("ask", 3 * seconds + _WARM)
+        load.tell("ask")
         time.sleep(_WARM + seconds)
         began = time.monotonic()
         fault.begin()
@@ -119,7 +120,9 @@ def _suffer(fault: Fault, files: Path, seconds: float, seed: int, sabotage: str 
             time.sleep(seconds)
         fault.end()
         back = time.monotonic()
-        asked = load.answer(3 * seconds + 60)
+        time.sleep(seconds)
+        end.touch()
+        asked = load.answer()
         time.sleep(_REST)
         states = [site.ask("state") for site in sites]
         loaded = sum(state.loads for state in states) - loads

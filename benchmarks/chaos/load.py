@@ -74,9 +74,10 @@ class Load:
     Args:
         versions: the file of the items' versions.
         ports: of the processes.
+        end: the file whose appearance ends the load.
     """
 
-    def __init__(self, versions: str, ports: list[int], seed: int) -> None:
+    def __init__(self, versions: str, ports: list[int], seed: int, end: str) -> None:
         factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
         with suppress(ImportError):
             import uvloop
@@ -86,7 +87,7 @@ class Load:
         self._versions = Versions(Path(versions))
         self._pools = [_Pool(port) for port in ports]
         self._rng = random.Random(f"load {seed}")
-        self._stop = False
+        self._end = Path(end)
         self._answers: list[Answer] = []
         # By item: when a request that changed it had ended, who had answered it, and the version it made.
         self._changes: dict[int, list[tuple[float, int, int]]] = {item: [] for item in (*HELD, *CHANGING)}
@@ -98,9 +99,9 @@ class Load:
         """Have every process hold everything; what went wrong, if anything."""
         return self._runner.run(self._warm())
 
-    def ask(self, seconds: float) -> Round:
-        """Go on for so long."""
-        return self._runner.run(self._ask(seconds))
+    def ask(self) -> Round:
+        """Go on until the end."""
+        return self._runner.run(self._ask())
 
     def review(self, far: bool) -> list[Answer]:
         """Every item, from every process; ``far``: without the near tier."""
@@ -124,7 +125,7 @@ class Load:
                         return f"{path}: {error}"
         return ""
 
-    async def _ask(self, seconds: float) -> Round:
+    async def _ask(self) -> Round:
         self._answers = []
         probes: list[tuple[float, int, bool]] = []
         probing = [asyncio.create_task(self._probe(process, probes)) for process in range(len(self._pools))]
@@ -132,7 +133,7 @@ class Load:
         began = time.monotonic()
         for number, job in enumerate(self._jobs()):
             due = began + number / RATE
-            if due > began + seconds:
+            if number % 50 == 0 and self._end.exists():
                 break
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
