@@ -31,14 +31,16 @@ class Proxy:
         self._rng = random.Random(f"proxy {seed}")
         self._loop = asyncio.new_event_loop()
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._behaves = asyncio.Event()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
         self._started.wait()
 
     def behave(self, mode: str) -> None:
-        """From now on, on connections that are there as well."""
+        """From now on, on connections that are there as well; what is held back is let go."""
         self.mode = mode
+        self._loop.call_soon_threadsafe(self._behaves.clear if mode else self._behaves.set)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -84,7 +86,8 @@ class Proxy:
         with suppress(OSError):
             while data := await server.read(65536):
                 if self.mode == "delay":
-                    await asyncio.sleep(self._rng.uniform(*_DELAY))
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._behaves.wait(), self._rng.uniform(*_DELAY))
                 if self.mode == "truncate":
                     data, left = data[:left], left - len(data)
                 client.write(data)

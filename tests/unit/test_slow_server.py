@@ -207,6 +207,31 @@ async def test_as_long_as_commands_fail_it_stands_in(
     assert await after_soft_timeout(fake_clock, reading) == "value"
 
 
+async def test_a_read_that_gets_no_further_than_the_value_leaves_the_same_copy(
+    async_cache: AsyncCache, faults: Faults
+) -> None:
+    """After a connection was lost the versions of tags have to be read again, after the value."""
+    await async_cache.set("key", "value", tags=["tag"])
+    faults.disconnect()
+    tag = async_cache._core.namespace.tag_counter(b"tag")
+    faults.fail(match=lambda command: tag in command)
+    assert await async_cache.get("key") == "value"
+    assert await async_cache.get("key") == "value"
+    assert async_cache.get_stats().stale == 2
+
+
+async def test_but_not_an_older_one(async_cache: AsyncCache, other: AsyncCache, faults: Faults) -> None:
+    await async_cache.set("key", "value", tags=["tag"])
+    faults.drop_pushes()
+    await other.set("key", "newer", tags=["tag"])
+    faults.disconnect()
+    tag = async_cache._core.namespace.tag_counter(b"tag")
+    faults.fail(match=lambda command: tag in command)
+    assert await async_cache.get("key") is None, "somebody may have been told of the newer one"
+    faults.heal()
+    assert await async_cache.get("key") == "newer"
+
+
 # -- a server that is away
 
 

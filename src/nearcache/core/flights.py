@@ -93,7 +93,7 @@ class Flights:
         self._lock = threading.Lock()
         self._flying: dict[bytes, Flight] = {}
         self.retry_at: dict[bytes, float] = {}
-        self.late: set[Flight] = set()
+        self.late: set[object] = set()
 
     def __len__(self) -> int:
         return len(self._flying)

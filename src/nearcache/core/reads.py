@@ -287,12 +287,22 @@ class _Reading:
             verdict = judge(parts.codec, site, key, raw or None, pttl, known, probe=self._probe)
             if isinstance(verdict, list):
                 self.unknown.update(verdict)
-                parts.near.drop([key])  # whoever is told of this value must not find an older one there later
+                if not self._is_near(key, raw):  # whoever is told of this value must not find an older one there later
+                    parts.near.drop([key])
             else:
                 self._found[key] = verdict
                 if not self._probe:
                     parts.near.arrived(key, self._marks[key], link, site, self._names[key], verdict, self._sent, epoch)
         self.give_up()
+
+    def _is_near(self, key: bytes, raw: bytes | None) -> bool:
+        """Whether the very write that was read is near."""
+        codec, held = self._parts.codec, self._parts.near.entry(key)
+        if raw is None or held is None or held.envelope is None:
+            return False
+        opened: Any = codec.unseal(raw, key)
+        envelope = opened if opened.__class__ is Miss else codec.open(opened, key)
+        return getattr(envelope, "write_id", None) == held.envelope.write_id
 
     def give_up(self) -> None:
         """Use up the marks of what did not arrive."""

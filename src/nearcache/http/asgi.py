@@ -115,7 +115,9 @@ class HTTPCacheMiddleware:
         key = primary_key(scope, request.host)
         value = self._hit(key)
         if value is ABSENT and not self.is_uncached(key, request):
-            value = await self.http_cache.fetch(key)
+            # What could not be stored before is not worth waiting for a server that is slow.
+            cache, doubtful = self.http_cache, self._uncached and self._count(key, request) >= _HOPEFUL
+            value = await (cache.fetch_soon if doubtful else cache.fetch)(key)
         # A hit that nothing is asked of: without another coroutine.
         if not request.fields and not request.credentials:
             stored = as_stored(value)
@@ -163,6 +165,10 @@ class HTTPCacheMiddleware:
             return False
         count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
         return count >= _HOPEFUL and (self._now() < until or self.http_cache.is_in_trouble())
+
+    def _count(self, key: str, request: Request) -> int:
+        """How many responses on end could not be stored."""
+        return self._uncached.get((key, bool(request.credentials)), (0, 0.0))[0]
 
     def was_stored(self, key: str) -> bool:
         """Whether the last response for a URL could be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -136,6 +137,17 @@ class HTTPCache:
         if self._core.client.open:
             self._clock = self._core.client.link().clock
         return value
+
+    async def fetch_soon(self, key: str) -> Any:
+        """``fetch``; but when that takes longer than the soft timeout ``ABSENT``, and the server is in trouble."""
+        reading = asyncio.ensure_future(self.fetch(key))
+        done, _ = await asyncio.wait({reading}, timeout=self._core.default.soft_timeout)
+        if done:
+            return reading.result()
+        late = self._core.flights.late
+        late.add(reading)
+        reading.add_done_callback(late.discard)
+        return ABSENT
 
     def is_in_trouble(self) -> bool:
         """Whether a look at the server may take long: it does not answer, or has not a moment ago."""
