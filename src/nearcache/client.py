@@ -24,6 +24,7 @@ from .errors import ConfigurationError, ConnectionFailed, NotInitialized
 from .recovering import Recovering
 from .status import ConnectionStatus
 from .tiers.memory import NearTier
+from .transport.backoff import MOST
 from .transport.cluster_lane import ClusterLane
 from .transport.cluster_threads import ClusterThreads
 from .transport.lane import Lane
@@ -98,6 +99,7 @@ class Client:
             now=self.clock.monotonic,
         )
         self.near.on_revoked = self.flights.detach
+        self.near.trouble.away = settings.connect_timeout + MOST + 1.0  # until the next attempt has failed, too
         self.breaker.on_failed = self.near.trouble.command_failed
         self.holder = Holder(self._prefix, self.clock.monotonic)
         self._memory: MemoryLink | None = None
@@ -277,6 +279,7 @@ class Client:
         lanes, self._lanes = self._lanes, {}
         keep(lanes)
         self.near.forget_in_child()
+        self.near.trouble.forget_in_child()
         for link in (self._thread_lane, self._memory):
             if link is not None:
                 self.near.attach(link)

@@ -45,7 +45,8 @@ class ConnectionLog:
         """A connection was lost, or could not be made."""
         now = self._now()
         self._attempts += 1
-        if self._down_since is None:
+        since = self._down_since
+        if since is None:
             self._down_since, self._attempts = now, 1
             often = len(self._losses) == _OFTEN and now - self._losses[0] < _SUMMARY_EVERY
             self._losses.append(now)
@@ -56,7 +57,7 @@ class ConnectionLog:
                 _log.warning("%s: connection failed: %s", self._where(), error)
         elif now - self._last_line >= _SUMMARY_EVERY:
             self._last_line = now
-            seconds = now - self._down_since
+            seconds = now - since
             _log.warning(
                 "%s: still down after %.0f s and %d attempts: %s", self._where(), seconds, self._attempts, error
             )

@@ -259,7 +259,8 @@ def _carry_out_in_thread(effect: Effect, link: ThreadLink, core: Core) -> Any:
     except RuntimeError:  # no more threads, or the interpreter is ending
         if isinstance(effect, Lead):
             _abandon(effect, core)
-        raise
+        if isinstance(effect, Spawn) or effect.needed:
+            raise
     return None
 
 

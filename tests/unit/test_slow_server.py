@@ -40,7 +40,7 @@ class Loads:
 
 def behind(cache: AsyncCache) -> bool:
     """Whether a read goes on whose caller was not to wait for it."""
-    return bool(cache._core.flights.late)
+    return cache._core.tier.trouble.slow
 
 
 async def after_soft_timeout(fake_clock: FakeClock, reading: asyncio.Task[Any]) -> Any:
@@ -101,12 +101,67 @@ def test_a_near_copy_answers_for_a_slow_server_in_a_thread(
     reading.join(20)
     assert got == ["value"]
     assert sync_cache.get("key") == "value"
-    late = next(iter(sync_cache._core.flights.late))
+    late: Any = next(iter(sync_cache._core.tier.trouble._late))
     landed = threading.Event()
     late.when_landed(landed.set)
     fake_clock.advance(0.9)
     assert landed.wait(20)
-    assert not sync_cache._core.flights.late
+    assert not sync_cache._core.tier.trouble.slow
+
+
+async def test_a_read_whose_loop_is_gone_is_not_late_for_ever(fake_clock: FakeClock, async_cache: AsyncCache) -> None:
+    trouble = async_cache._core.tier.trouble
+    trouble.late(object())
+    fake_clock.advance(4.9)
+    assert trouble.slow
+    fake_clock.advance(0.1)
+    assert not trouble.slow
+    trouble.late(read := object())
+    assert len(trouble._late) == 1
+    trouble.ended(read)
+    assert not trouble.slow
+
+
+async def test_trouble_ends_though_nobody_says_so(fake_clock: FakeClock, async_cache: AsyncCache) -> None:
+    """A node that was lost may be replaced by one whose connection was never lost."""
+    trouble = async_cache._core.tier.trouble
+    trouble.connection_lost()
+    fake_clock.advance(3.4)
+    assert trouble.lasts
+    fake_clock.advance(0.2)
+    assert not trouble.lasts
+
+
+async def test_what_has_expired_is_waited_for_though_others_found_the_server_slow(
+    fake_clock: FakeClock, async_cache: AsyncCache, faults: Faults
+) -> None:
+    """Another read's slow reply is no reason to take what is stale for a hit."""
+    await async_cache.set("short", "old", ttl=NEAR_TTL, grace=600)
+    await async_cache.set("tagged", "old", tags=["tag"], grace=600)
+    await asked_again(fake_clock, async_cache)
+    await async_cache.expire_tags("tag")
+    await async_cache.get("tagged")  # its version is read
+    faults.delay(0.9, match=lambda command: async_cache._core.namespace.key("key") in command)
+    reading = asyncio.create_task(async_cache.get("key"))
+    assert await after_soft_timeout(fake_clock, reading) == "value"
+    assert behind(async_cache)
+    assert await async_cache.get("short") is None
+    assert await async_cache.get("tagged") is None
+    assert await async_cache.get("key") == "value"
+
+
+def test_a_thread_that_cannot_be_started_is_no_error(
+    fake_clock: FakeClock, sync_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sync_cache.set("key", "value")
+    fake_clock.advance(NEAR_TTL)
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert sync_cache.get("key") == "value"
 
 
 async def test_several_keys(fake_clock: FakeClock, async_cache: AsyncCache, faults: Faults) -> None:

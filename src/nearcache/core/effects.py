@@ -91,11 +91,15 @@ class Load(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """``background``: the caller has something better to do than to run the loader in its own thread."""
+    """``background``: the caller has something better to do than to run the loader in its own thread.
+
+    ``needed``: it fails where it cannot be begun; else its flights are abandoned.
+    """
 
     plan: Plan[None]
     flights: tuple[Flight, ...]
     background: bool = False
+    needed: bool = True
 
 
 class Spawn(NamedTuple):

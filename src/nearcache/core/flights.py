@@ -86,14 +86,12 @@ class Flights:
 
     Attributes:
         retry_at: keys whose load failed while there was a value to serve, and when it may be tried again.
-        late: reads that take longer than somebody would wait for them.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[bytes, Flight] = {}
         self.retry_at: dict[bytes, float] = {}
-        self.late: set[object] = set()
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -194,7 +192,6 @@ class Flights:
     def forget_in_child(self) -> None:
         """After a fork: the parent leads, and stores what is loaded; who waits is there, too."""
         self._lock = threading.Lock()
-        self.late = set()
         flying, self._flying = self._flying, {}
         for flight in flying.values():
             flight.forget_in_child()

@@ -11,6 +11,7 @@ from .keys import Namespace
 
 if TYPE_CHECKING:
     from .found import Found
+    from .trouble import Trouble
 
 __all__ = ["Codec", "Envelope", "Mark", "Near", "Remote", "Watch"]
 
@@ -87,6 +88,8 @@ class Near(Protocol):
 
     @property
     def unheard(self) -> object: ...
+    @property
+    def trouble(self) -> Trouble: ...
     @property
     def now(self) -> Callable[[], float]: ...
     def mark(self, key: bytes) -> Mark: ...

@@ -126,11 +126,16 @@ class Reads:
         self, link: Link, site: Namespace, asked: Mapping[str, bytes], near: bool, loads: bool
     ) -> Plan[dict[bytes, Found]]:
         parts = self._parts
-        copies = near and not parts.strict and link.track_all
-        soon = copies and all(parts.near.left_over(key, loads=loads, slow=True) for key in asked.values())
+        may = near and not parts.strict and link.track_all
+        copies = [parts.near.left_over(key, loads=loads, slow=True) for key in asked.values()] if may else [None]
         timed_out = False
         try:
-            found = yield from (self._find_soon if soon else self.find)(link, site, asked)
+            if None in copies:
+                found: dict[bytes, Found] | None = yield from self.find(link, site, asked)
+            elif parts.near.trouble.slow and all(copy is not None and copy.fresh for copy in copies):
+                found = None  # others wait already
+            else:
+                found = yield from self._find_soon(link, site, asked)
         except ServerError as error:
             found = parts.failed(error, None)
             timed_out = isinstance(error, CommandTimeout)
@@ -140,21 +145,15 @@ class Reads:
         return {key: found._replace(rescued=True, timed_out=timed_out) for key, found in rescued.items()}
 
     def _find_soon(self, link: Link, site: Namespace, keys: Mapping[str, bytes]) -> Plan[dict[bytes, Found] | None]:
-        """``find``, or None when that takes longer than the soft timeout: it goes on behind.
-
-        While one that took too long goes on, others need not wait as long to learn that the server is slow.
-        """
-        parts = self._parts
-        late = parts.flights.late
-        if late:
-            return None
+        """``find``, or None when that takes longer than the soft timeout: it goes on behind."""
+        parts, trouble = self._parts, self._parts.near.trouble
         flight = Flight(b"~read", 0)
         found: dict[bytes, Found] = {}
-        yield Lead(self._find_behind(link, site, keys, flight, found), (flight,), background=True)
+        yield Lead(self._find_behind(link, site, keys, flight, found), (flight,), background=True, needed=False)
         yield Wait(flight, parts.patience)
         if not flight.landed:
-            late.add(flight)
-            flight.when_landed(lambda: late.discard(flight))
+            trouble.late(flight)
+            flight.when_landed(lambda: trouble.ended(flight))
             return None
         if flight.error is not None:
             raise flight.error

@@ -144,14 +144,15 @@ class HTTPCache:
         done, _ = await asyncio.wait({reading}, timeout=self._core.default.soft_timeout)
         if done:
             return reading.result()
-        late = self._core.flights.late
-        late.add(reading)
-        reading.add_done_callback(late.discard)
+        trouble = self._core.tier.trouble
+        trouble.late(reading)
+        reading.add_done_callback(trouble.ended)
         return ABSENT
 
     def is_in_trouble(self) -> bool:
         """Whether a look at the server may take long: it does not answer, or has not a moment ago."""
-        return bool(self._core.flights.late) or self._core.tier.trouble.lasts
+        trouble = self._core.tier.trouble
+        return trouble.slow or trouble.lasts
 
     def is_loading(self, key: str) -> bool:
         """Whether this process is asking the application for it."""

@@ -127,7 +127,7 @@ class NearTier:
             return self._found(entry, now, soft=False) if loads and entry.known is self.unheard else None
         if any(made < self._least.get(counter, 0) for counter, made in entry.versions()):
             return None
-        return self._found(entry, now, soft=True)
+        return self._found(entry, now, soft=not slow or valid is True)
 
     def entry(self, key: bytes) -> Entry | None:
         """The entry of a key, whatever it is worth."""

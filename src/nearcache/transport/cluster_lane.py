@@ -292,7 +292,8 @@ class ClusterLane:
         return self._closed
 
     def _went_down(self, error: Exception) -> None:
-        self._on_state(self, error)
+        if not self.connected:
+            self._on_state(self, error)
         if self._slots is None:
             self._down = error
             self._fail_early(error)

@@ -209,7 +209,7 @@ class ClusterThreads:
                 lane = self._make_lane(node, partial(self._replica_changed, node), listener, replica=True)
                 lane.watch()
                 self._reading[node] = lane
-                threading.Thread(target=_open, args=[lane], name="nearcache-connect", daemon=True).start()
+                start_thread("nearcache-connect", _open, lane)
             return self._reading[node]
 
     def _replica_changed(self, node: Node, lane: Any, error: Exception | None) -> None:
@@ -267,7 +267,8 @@ class ClusterThreads:
             try:
                 self.learn(self._find(self.known_nodes()))
             except NearcacheError as error:
-                self._on_state(self, error)
+                if not self.connected:
+                    self._on_state(self, error)
                 continue
             with self._lock:
                 if not any(lane.down for lane in self._lanes.values()):

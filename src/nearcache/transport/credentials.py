@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ConfigurationError, ConnectionFailed
+from .tasks import start_thread
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -97,10 +98,11 @@ class Credentials:
     def _under_way(self, ask: Callable[[], Any]) -> Future[Endpoint | BaseException]:
         with self._lock:
             if self._call is None:
-                self._call = Future()
-                self._call.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
-                name = "nearcache-credentials"
-                threading.Thread(target=self._run, args=(ask, self._call), name=name, daemon=True).start()
+                call: Future[Endpoint | BaseException] = Future()
+                call.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
+                if start_thread("nearcache-credentials", self._run, ask, call) is None:
+                    raise ConnectionFailed("there is no thread in which to ask the source of the credentials")
+                self._call = call
             return self._call
 
     def _run(self, ask: Callable[[], Any], call: Future[Endpoint | BaseException]) -> None:

@@ -30,6 +30,7 @@ from .topology import Topology
 
 __all__ = ["Lookout"]
 
+_END = 5.0  # seconds for the thread's last look
 _FIRST, _MOST = 1.0, 60.0  # seconds between two looks, soon after a loss and in quiet times
 
 
@@ -52,7 +53,10 @@ class Lookout:
         """Idempotent."""
         with self._lock:
             if self._thread is None and not self._closed.is_set():
-                self._news, news = socket.socketpair()
+                try:
+                    self._news, news = socket.socketpair()
+                except OSError:  # no more descriptors: the next connection tries again
+                    return
                 for each in (self._news, news):
                     close_in_children(each)
                 self._thread = start_thread("nearcache-lookout", _keep, weakref.ref(self), news, self._closed)
@@ -98,7 +102,7 @@ class Lookout:
         if news is not None:
             news.close()
         if thread is not None:
-            thread.join()
+            thread.join(_END)
 
     def forget_in_child(self) -> None:
         """After a fork: the thread is the parent's."""

@@ -146,13 +146,16 @@ class Scatter:
         self._pieces: list[Command] = []
         self._joins: list[tuple[int, Callable[[list[Any]], Any] | None]] = []
         parts: dict[tuple[Node, Node | None], list[int]] = {}
+        chosen: dict[Any, Node | None] = {}  # one server per key: the value and its time to live belong together
         for command in commands:
             pieces, nodes, join = _cut(command, slots)
             for place, node in enumerate(nodes, len(self._pieces)):
                 where: tuple[Node, Node | None] = (node, None)
                 if readers is not None and command[0] in _READS:
                     key: Any = pieces[place - len(self._pieces)][1]
-                    if (replica := readers(node, key)) is not None:
+                    if key not in chosen:
+                        chosen[key] = readers(node, key)
+                    if (replica := chosen[key]) is not None:
                         where = (replica, node)
                 parts.setdefault(where, []).append(place)
             self._pieces += pieces

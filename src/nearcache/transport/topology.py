@@ -103,7 +103,7 @@ class Topology:
                 if _is_same_server(endpoint, last)
                 else None,  # another one numbers its connections for itself
                 track_all=self._track_all,
-                note=self._note,
+                note=None if replica else self._note,
             )
             last, wire.node = endpoint, (endpoint.host, endpoint.port)
             if replica:
@@ -136,7 +136,7 @@ class Topology:
                 client_name=self._client_name,
                 kill=kill if _is_same_server(endpoint, last) else None,
                 track_all=self._track_all,
-                note=self._note,
+                note=None if replica else self._note,
             )
             last, wire.node = endpoint, (endpoint.host, endpoint.port)
             if replica:
