@@ -20,6 +20,11 @@ _BEGIN = """
 import asyncio, atexit, gc, os, signal, sys, threading, time
 from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
 
+def say(text):
+    # in one piece, whoever else prints
+    sys.stdout.write(f"{{text}}\\n")
+    sys.stdout.flush()
+
 manager = get_multi_redis_connection_manager()
 settings = Settings(redis_url={url!r}, queue_redis_url={url!r}, _env_file=None)
 """

@@ -159,7 +159,7 @@ def test_an_exit_that_starts_no_thread(url: str) -> None:
         print(cache.set("last", 1), cache.get("last"), cache.get_or_set("load", lambda: 2), behind.drain())
         manager.close()
     cache = Cache(60, "exit")
-    behind = cache.write_behind(lambda key, value: print(key))
+    behind = cache.write_behind(lambda key, value: say(key))
     cache.initialize(settings)
     """
         + NO_MORE_THREADS
@@ -175,7 +175,7 @@ def test_what_threads_write_behind_is_written(url: str) -> None:
     text = """
         def write(key, value):
             time.sleep(0.05)
-            print(f"{key}\\n", end="")  # in one piece, whoever else prints
+            say(key)
         cache = Cache(60, "exit")
         cache.initialize(settings)
         behind = cache.write_behind(write)
@@ -192,7 +192,7 @@ def test_what_a_loop_writes_behind_is_written_on_another(runner: str, url: str) 
         import uvloop
         async def write(key, value):
             await asyncio.sleep(0.01)
-            print(key)
+            say(key)
         async def main():
             cache = AsyncCache(60, "exit")
             await cache.initialize(settings)
@@ -342,13 +342,13 @@ PENDING = """
     go = threading.Event()  # the process is to end
     def write(key, value):
         go.wait()
-        print(key, flush=True)
+        say(key)
 """
 PENDING_ON_A_LOOP = """
     go = asyncio.Event()
     async def write(key, value):
         await go.wait()
-        print(key, flush=True)
+        say(key)
 """
 WRITTEN = "".join(f"k{number}\n" for number in range(4))
 

@@ -291,12 +291,13 @@ async def test_loads_while_the_server_is_away(away: AsyncCache) -> None:
     assert await away.get_or_set("fresh", lambda: "loaded", soft_timeout=10) == "near"
     many = await away.get_or_set_many(["fresh"], lambda keys: dict.fromkeys(keys, "loaded"), soft_timeout=10)
     assert many == {"fresh": "near"}
+    assert await away.get_or_set("stale", failing, soft_timeout=10, retry_after=0) == "near"
     assert await away.get_or_set("stale", lambda: "loaded", soft_timeout=10) == "loaded"
-    assert await away.get_or_set("stale", failing, soft_timeout=10) == "near"
     for key, namespace in (("cleared", "cleared"), ("tagged", None), ("nothing", None)):
-        assert await away.get_or_set(key, lambda: "loaded", namespace=namespace) == "loaded"
         with pytest.raises(OSError, match="the origin, too"):
             await away.get_or_set(key, failing, namespace=namespace)
+        for loader in (lambda: "loaded", lambda: "again", failing):
+            assert await away.get_or_set(key, loader, namespace=namespace) == "loaded"
 
 
 @pytest.mark.parametrize("lost", ["tag", "namespace"])
