@@ -352,3 +352,12 @@ def test_parse_host(text: str, host: str | None) -> None:
 
 def test_a_parameter_without_a_value_may_be_a_piece_of_a_password() -> None:
     assert "hunter" not in refusal("redis://user:12?hunter")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://[]", "redis://[]:7/0", "redis+cluster://h:1,[]:7/0", "redis+sentinel://[]/main"]
+)
+def test_brackets_around_nothing(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="the host is not a host name or an IP address"):
+        parse_url(url, variable="REDIS_URL")
+    assert redact_url(url).endswith("://***")

@@ -210,7 +210,7 @@ def _is_sound(parts: _Parts) -> bool:
     if kind in ("tcp", "sentinel", "cluster"):
         nodes = [_NODE.fullmatch(text) for text in parts.place.split(",")]
         single = kind != "tcp" or len(nodes) == 1
-        return single and all(node and parse_host(node[1] or node[2]) for node in nodes)
+        return single and all(node and parse_host(node[1] or node[2] or "") for node in nodes)
     pattern = {"memory": _STORE.pattern, "unix": "", "embedded": ".*"}
     return kind is not None and re.fullmatch(pattern[kind], parts.place) is not None
 
