@@ -453,3 +453,12 @@ def test_nothing_happens_between_a_read_and_its_hook() -> None:
     clearing.join()
     assert link.counters[b"c"] == remote.version(read)
     assert remote.version(link.request(remote.read_counter(b"c"))) > link.counters[b"c"]
+
+
+def test_a_counter_that_is_a_number_too_large_is_none() -> None:
+    """As in ``counter.lua``: not a hard half of sixteen digits and a soft one of the rest."""
+    store = get_store("counters", 0, 10, 10_000)
+    store.execute(("SET", b"counter", b"5" * 21))
+    version = store.execute(remote.read_counter(b"counter"))
+    assert len(version) == 16
+    assert version != b"5" * 16

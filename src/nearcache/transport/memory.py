@@ -27,7 +27,7 @@ _SWEEP_EVERY = 1_000  # writes between two searches for what has expired
 _OVERHEAD = 300  # bytes of an entry besides key and value
 _ENVELOPE = 40  # bytes of a header; codec/envelope.py
 _Bytes = bytes | None
-_COUNTER = re.compile(rb"([0-9]{1,16}) ?([0-9]{0,16})")
+_COUNTER = re.compile(rb"([0-9]{1,16})(?: ([0-9]{0,16}))?")
 
 
 class _Stored:
