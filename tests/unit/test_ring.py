@@ -321,6 +321,20 @@ def test_a_write_that_was_under_way_may_have_been_acknowledged_by_either() -> No
     assert list(bench.recovery.owed) == [(Kind.KEY, KEY)]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_when_another_connection_turns_it_depends_on_where_its_own_leads(*, there: bool) -> None:
+    bench, other = Bench(Link(version=7)), Link(version=7)
+    if there:
+        bench.link.history = SECOND
+        bench.replay.turned(bench.link, first=False)
+    plan = bench.delete()
+    deleting = next(plan)
+    other.history = SECOND
+    bench.replay.turned(other, first=False)
+    assert finish(plan, deleting, 1) == 1
+    assert bool(bench.recovery.owed) is not there
+
+
 def test_but_not_while_there_was_no_other() -> None:
     bench = Bench(Link(version=7))
     plan = bench.delete()

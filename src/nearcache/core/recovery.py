@@ -21,7 +21,8 @@ wait; it is done once more, and only then settled.
 *What was acknowledged* may be lost with the server that did so. ``ring.py`` says what another server may lack; that is
 owed as if it had failed, on the connection that has reached the other server. It is noted when the connection is there
 and before it is used. Who was about to read finds the connection's versions replaced when the reply comes, and reads
-again. A write that was under way meanwhile is owed, too: which of the servers has acknowledged it is not known.
+again. A write that was under way meanwhile is owed, too: which of the servers has acknowledged it is not known, unless
+its connection led to the other one before.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import CommandRefused, ConnectionFailed, ServerError
 from .effects import Command, Link, Plan, Send, Wait
-from .ring import Kind, Ring
+from .ring import History, Kind, Ring
 
 if TYPE_CHECKING:
     from .flights import Flights
@@ -182,6 +183,9 @@ class Replay:
         self.on_owed: Callable[[Link], None] = lambda _: None
         self.on_turned: Callable[[Link], None] = lambda _: None
         self._turned = 0  # the number of the last turn, among those of writes
+        self._turns: WeakKeyDictionary[Link, int] = WeakKeyDictionary()  # the last one of each connection
+        self._news = 0  # the last one to where no connection had turned before
+        self._newest: Collection[History] = ()
         self._remote = remote
         self._near = near
         self._flights = flights
@@ -205,7 +209,7 @@ class Replay:
 
     def acknowledged(self, kind: Kind, names: Collection[bytes], link: Link, began: int, *, soft: bool = False) -> None:
         """A write got through, to a server that may be lost."""
-        if began < self._turned:
+        if began < self._turned and began < max(self._news, self._turns.get(link, 0)):
             self.owe(kind, names, link, began, soft=soft)
             return
         self.ring.note(kind, names, link, soft=soft)
@@ -216,7 +220,10 @@ class Replay:
         recovery = self.recovery
         recovery.turned(link)
         if not first:
-            self._turned = recovery.begin()
+            self._turned = self._turns[link] = recovery.begin()
+            histories = link.histories()
+            if not set(histories) <= set(self._newest):
+                self._news, self._newest = self._turned, histories
         lost = self.ring.lost(link)
         for (kind, soft), names in lost.items():
             self.owe(kind, names, link, recovery.begin(), soft=soft)
