@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
-from ..errors import CommandTimeout, ConnectionFailed
-from .thread_lane import _IDLE, _INTERRUPTED, _NET, ThreadLane
+from ..errors import ConnectionFailed
+from .thread_lane import _IDLE, _INTERRUPTED, ThreadLane
 from .thread_wire import ThreadWaiter, ThreadWire
 from .wire import Command, Hook, pack
 
@@ -69,20 +69,8 @@ class ThreadAheadLane(ThreadLane):
                 waiter.away, waiter.heir = False, True
                 if not waiter.done and connection.leader is None and connection.lost is None:
                     connection.leader = waiter
-            if not waiter.done and connection.leader is not waiter:
-                waiter.wake.acquire(timeout=self._command_timeout + _NET)
-            if connection.ready:
-                connection.rouse_ready(1)
-            if connection.leader is waiter:
-                self._lead(connection, waiter)
-            elif not waiter.done:
-                connection.leader = None
-                self._lose(connection, CommandTimeout(f"no reply within {self._command_timeout:g} s"))
+            self._wait(connection, waiter)
         except BaseException:
             self._leave(connection, waiter)
             raise
-        if waiter.error is not None:
-            raise waiter.error
-        if not waiter.done:
-            raise connection.error
-        return waiter.replies
+        return connection.replies_to(waiter)

@@ -141,25 +141,25 @@ class ThreadLane:
                 connection.out.append(waiter)
                 if connection.leader is None:
                     connection.leader = waiter
-            if connection.leader is not waiter:
-                waiter.wake.acquire(timeout=self._command_timeout + _NET)
-                if connection.ready:
-                    connection.rouse_ready(1)
-            if connection.leader is waiter:
-                self._lead(connection, waiter)
-            elif not waiter.done:
-                # Long past the deadline, and nobody said so: whoever led is gone.
-                connection.leader = None
-                self._lose(connection, CommandTimeout(f"no reply within {self._command_timeout:g} s"))
+            self._wait(connection, waiter)
         except BaseException:
             self._leave(connection, waiter)
             raise
-        if waiter.error is not None:
-            raise waiter.error
-        if not waiter.done:
-            # Another thread has found the connection lost and has not come round to telling everybody.
-            raise connection.error
-        return waiter.replies
+        return connection.replies_to(waiter)
+
+    def _wait(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
+        """Sleep until its replies are there, or the lead; then lead."""
+        if connection.leader is not waiter:
+            if not waiter.done:
+                waiter.wake.acquire(timeout=self._command_timeout + _NET)
+            if connection.ready:
+                connection.rouse_ready(1)
+        if connection.leader is waiter:
+            self._lead(connection, waiter)
+        elif not waiter.done:
+            # Long past the deadline, and nobody said so: whoever led is gone.
+            connection.leader = None
+            self._lose(connection, CommandTimeout(f"no reply within {self._command_timeout:g} s"))
 
     def _leave(self, connection: ThreadWire, waiter: ThreadWaiter) -> None:
         """Interrupted: wait no longer, ask no more, hand on the lead if it was just handed over, wake the others."""

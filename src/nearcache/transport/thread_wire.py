@@ -117,6 +117,15 @@ class ThreadWire:
         """Why it was lost, for one caller."""
         return afresh(self.lost or ConnectionFailed("the connection was lost"))
 
+    def replies_to(self, waiter: ThreadWaiter) -> list[Any]:
+        """What it has waited for."""
+        if waiter.error is not None:
+            raise waiter.error
+        if not waiter.done:
+            # Another thread has found the connection lost and has not come round to telling everybody.
+            raise self.error
+        return waiter.replies
+
     def hand_over(self) -> None:
         """Give the lead to the longest waiting thread, or to nobody."""
         with self.lock:
