@@ -35,9 +35,9 @@ from typing import Any, Protocol
 from ..core.ring import UNKNOWN, History
 from ..errors import ConnectionFailed, NearcacheError, NotInitialized
 from .gathering import Gathering, Nobody, NodeListener, at_node
-from .hello import local_clock
+from .hello import INFO, local_clock
 from .lane import Lane
-from .replicas import INFO, Readers, Replicas
+from .replicas import Readers, Replicas
 from .slots import Node, Scatter, SlotMap, slot_of
 from .tasks import start_keeper
 from .wire import Command, Hook, LaneListener, Waiter, afresh

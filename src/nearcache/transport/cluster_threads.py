@@ -18,8 +18,8 @@ from ..core.ring import UNKNOWN, History
 from ..errors import CommandTimeout, ConnectionFailed, NearcacheError, NotInitialized
 from .cluster_lane import OnState
 from .gathering import REPLACED, NodeListener, at_node
-from .hello import local_clock
-from .replicas import INFO, Readers, Replicas
+from .hello import INFO, local_clock
+from .replicas import Readers, Replicas
 from .slots import Node, Part, Scatter, SlotMap, slot_of
 from .tasks import start_thread
 from .thread_ahead import Begun, ThreadAheadLane

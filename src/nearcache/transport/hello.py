@@ -18,13 +18,16 @@ from ..errors import CommandRefused, ConnectionFailed
 if TYPE_CHECKING:
     from .endpoint import Endpoint
 
-__all__ = ["Conversation", "Greeting", "local_clock", "refusal_of", "shake_hands"]
+__all__ = ["INFO", "Conversation", "Greeting", "facts_of", "local_clock", "refusal_of", "shake_hands"]
 
 T = TypeVar("T")
 
 Command = tuple[str | bytes | int | float, ...]
 Conversation = Generator[list[Command], list[Any], T]
 """Yields commands to send back to back, is resumed with their replies."""
+
+INFO: Command = ("INFO", "REPLICATION")
+"""Asks for what ``facts_of`` reads."""
 
 _TOKEN = secrets.token_hex(4)  # with the process's id, its connections' names are nobody else's
 _CREDENTIALS = frozenset(["WRONGPASS", "NOAUTH"])
@@ -83,8 +86,7 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
     if endpoint.service and role not in {b"master", None}:
         raise ConnectionFailed(f"{endpoint.address} is not the primary any more")
 
-    commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",), ("TIME",)]
-    commands.append(("INFO", "REPLICATION"))
+    commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",), ("TIME",), INFO]
     if resp3:
         commands.append(("CLIENT", "TRACKING", "ON", *(() if track_all else ("OPTIN",)), "NOLOOP"))
     asked = time.monotonic()
@@ -143,11 +145,19 @@ def _clock(answer: Any, asked: float) -> float:
 
 
 def _history(answer: Any, endpoint: Endpoint) -> History:
-    lines = answer.split(b"\r\n") if isinstance(answer, bytes) else []
-    facts = {name: fact for name, _, fact in (line.partition(b":") for line in lines)}
+    facts = facts_of(answer)
     # An ACL without INFO, a proxy: another server is then one at another address.
     identity = facts.get(b"master_replid") or endpoint.address.encode()
     return History(identity, facts.get(b"master_replid2", b""))
+
+
+def facts_of(answer: Any) -> dict[bytes, bytes]:
+    """The lines of what ``INFO`` answered; none when it was refused."""
+    text = answer.encode() if isinstance(answer, str) else answer
+    if not isinstance(text, bytes):
+        return {}
+    pairs = (line.partition(b":") for line in text.split(b"\r\n"))
+    return {name: fact for name, colon, fact in pairs if colon}
 
 
 def _code(error: CommandRefused) -> str:

@@ -36,14 +36,14 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
+from .hello import facts_of
 from .slots import Node
-from .wire import Command, Hook
+from .wire import Hook
 
-__all__ = ["INFO", "NO_BREAKER", "Readers", "Replicas"]
+__all__ = ["NO_BREAKER", "Readers", "Replicas"]
 
 _log = logging.getLogger("nearcache.connections")
 
-INFO: Command = ("INFO", "replication")
 _SOON, _CALM = 0.02, 1.0  # seconds between two proofs: while a key waits for one, and while none does
 _OLDEST = 10.0  # seconds a proof is good for
 _MOST_NOTES = 10_000  # keys; about 1.5 MB
@@ -154,7 +154,7 @@ class Replicas:
             self._judge(standing, replica, replies[0])
 
         def primary_said(replies: list[Any]) -> None:
-            facts = _facts(replies[0])
+            facts = facts_of(replies[0])
             if facts.get(b"role") == b"master":
                 standing.target = (now, facts[b"master_replid"], int(facts[b"master_repl_offset"]))
                 ask(replica, replica_said)
@@ -165,7 +165,7 @@ class Replicas:
             ask(primary, primary_said)
 
     def _judge(self, standing: _Standing, replica: Node, reply: Any) -> None:
-        facts = _facts(reply)
+        facts = facts_of(reply)
         linked = facts.get(b"role") == b"slave" and facts.get(b"master_link_status") == b"up"
         if not linked:
             self.left(replica, "it has no link to its primary")
@@ -242,12 +242,3 @@ class Readers:
         if primary in self._waited and self.replicas.due(primary, _SOON):
             self._waited.discard(primary)
             self.replicas.prove(primary, self._ask)
-
-
-def _facts(reply: Any) -> dict[bytes, bytes]:
-    """The lines of what ``INFO`` answered; none when it was refused."""
-    text = reply.encode() if isinstance(reply, str) else reply
-    if not isinstance(text, bytes):
-        return {}
-    pairs = (line.partition(b":") for line in text.split(b"\r\n"))
-    return {name: fact for name, colon, fact in pairs if colon}
