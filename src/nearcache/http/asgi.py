@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["HTTPCacheMiddleware"]
 
 _MAX_BODY = 1 << 20  # bytes
+_NEVER = (0, 0.0)
 _HOPEFUL = 3  # responses on end that may not be stored, after which the next ones are not looked for
 _UNCACHED = 10.0  # seconds for which that holds
 _RETRY = 1.0  # seconds after an error that a stale response stood in for, until the application is asked again
@@ -116,7 +117,7 @@ class HTTPCacheMiddleware:
         value = self._hit(key)
         if value is ABSENT and not self.is_uncached(key, request):
             # What could not be stored before is not worth waiting for a server that is slow.
-            cache, doubtful = self.http_cache, self._uncached and self._count(key, request) >= _HOPEFUL
+            cache, doubtful = self.http_cache, self._in_vain(key, request)[0] >= _HOPEFUL
             value = await (cache.fetch_soon if doubtful else cache.fetch)(key)
         # A hit that nothing is asked of: without another coroutine.
         if not request.fields and not request.credentials:
@@ -161,14 +162,12 @@ class HTTPCacheMiddleware:
 
     def is_uncached(self, key: str, request: Request) -> bool:
         """Whether the last responses for a URL could not be stored."""
-        if not self._uncached:
-            return False
-        count, until = self._uncached.get((key, bool(request.credentials)), (0, 0.0))
+        count, until = self._in_vain(key, request)
         return count >= _HOPEFUL and (self._now() < until or self.http_cache.is_in_trouble())
 
-    def _count(self, key: str, request: Request) -> int:
-        """How many responses on end could not be stored."""
-        return self._uncached.get((key, bool(request.credentials)), (0, 0.0))[0]
+    def _in_vain(self, key: str, request: Request) -> tuple[int, float]:
+        """How many responses on end could not be stored, and until when none is expected to be."""
+        return self._uncached.get((key, bool(request.credentials)), _NEVER) if self._uncached else _NEVER
 
     def was_stored(self, key: str) -> bool:
         """Whether the last response for a URL could be."""
@@ -185,7 +184,7 @@ class HTTPCacheMiddleware:
             return
         if len(self._uncached) >= _MOST:
             self._uncached.clear()
-        self._uncached[place] = (self._uncached.get(place, (0, 0.0))[0] + 1, self._now() + _UNCACHED)
+        self._uncached[place] = (self._in_vain(key, request)[0] + 1, self._now() + _UNCACHED)
 
     def failed(self, place: str) -> None:
         """The application failed to make a response that is stored."""
