@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import ask, open_wire
 from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.thread_wire import open_thread_wire
+from nearcache.transport.topology import Topology
 from nearcache.transport.wire import Wire
 
 from ..lanes import (
@@ -448,3 +451,28 @@ async def test_a_server_that_loses_its_mind_costs_a_reconnect(answer: bytes) -> 
         failed = outcomes[answer.count(b":") :]
         assert [type(outcome) for outcome in failed] == [ConnectionFailed] * len(failed)
         assert await send(lane, "GET", "k") == b"sane"
+
+
+async def goes_when_it_is_to_be_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    answers = {b"HELLO": GREETING, b"PING": b"+PONG\r\n", b"TIME": TIME, b"INFO": INFO, b"CLIENT": b"+OK\r\n"}
+    while (word := (await read_command(reader))[0]) in answers:
+        writer.write(answers[word])
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()  # a reset, not an end
+
+
+async def test_a_replica_that_goes_away_as_it_is_greeted_is_a_failed_connection_to_threads() -> None:
+    """Anything else would end the thread that reconnects."""
+    async with fake_server(goes_when_it_is_to_be_read) as url:
+        host, _, port = url.removeprefix("redis://").partition(":")
+        topology = Topology(
+            parse_url(f"redis+cluster://{host}:{port}", variable="url"),
+            command_timeout=5.0,
+            connect_timeout=5.0,
+            client_name="replica",
+            track_all=True,
+        )
+        connect = topology.thread_opener(Versions(), (host, int(port)), replica=True)
+        with pytest.raises(ConnectionFailed):
+            await asyncio.to_thread(connect, None)

@@ -57,8 +57,10 @@ async def turned_to(shell: Shell, server: ValkeyServer) -> None:
     identity = next(line.partition(":")[2] for line in facts.splitlines() if line.startswith("master_replid:"))
     links = shell.cache._core.client._links()
     await eventually(
-        lambda: all([history.id.decode() for history in link.histories()] == [identity] for link in links)
-        and all(link.connected for link in links),
+        lambda: (
+            all([history.id.decode() for history in link.histories()] == [identity] for link in links)
+            and all(link.connected for link in links)
+        ),
         "the new primary to be followed",
     )
     assert status().port == server.port

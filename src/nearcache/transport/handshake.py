@@ -30,6 +30,7 @@ async def open_wire(
     client_name: str,
     kill: int | None = None,
     track_all: bool = False,
+    read_only: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> Wire:
     """Connect to ``endpoint`` and return a wire that is ready for commands.
@@ -41,6 +42,7 @@ async def open_wire(
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
         track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
+        read_only: a cluster's replica, which is to be read from.
         note: shown the text of each error that the server answers, for the life of the wire.
 
     Raises:
@@ -50,7 +52,9 @@ async def open_wire(
     try:
         wire = await connect(endpoint, command_timeout, connect_timeout, note)
         try:
-            greeting = await converse(wire, shake_hands(endpoint, client_name, kill, track_all=track_all))
+            greeting = await converse(
+                wire, shake_hands(endpoint, client_name, kill, track_all=track_all, read_only=read_only)
+            )
         except BaseException:
             wire.abort(ConnectionFailed("the handshake did not finish"))
             raise

@@ -56,7 +56,9 @@ def local_clock() -> float:
     return time.time() - time.monotonic()
 
 
-def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track_all: bool) -> Conversation[Greeting]:
+def shake_hands(
+    endpoint: Endpoint, client_name: str, kill: int | None, *, track_all: bool, read_only: bool = False
+) -> Conversation[Greeting]:
     """Introduce a new connection.
 
     Args:
@@ -64,6 +66,7 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
         client_name: ``CLIENT LIST`` shows it, followed by marks of this process.
         kill: id of an earlier connection whose commands must not be carried out any more.
         track_all: track every key that is read, not only those asked for after ``CLIENT CACHING YES``.
+        read_only: a cluster's replica, which sends readers away until they say that they take what it has.
 
     Raises:
         ConnectionFailed: the server refused: wrong password, no such database; or it is a replica.
@@ -87,6 +90,8 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
         raise ConnectionFailed(f"{endpoint.address} is not the primary any more")
 
     commands: list[Command] = [("SELECT", endpoint.db) if endpoint.db else ("PING",), ("TIME",), INFO]
+    if read_only:
+        commands.append(("READONLY",))
     if resp3:
         commands.append(("CLIENT", "TRACKING", "ON", *(() if track_all else ("OPTIN",)), "NOLOOP"))
     asked = time.monotonic()
@@ -98,6 +103,8 @@ def shake_hands(endpoint: Endpoint, client_name: str, kill: int | None, *, track
         if _code(first) == "NOPERM":
             raise ConnectionFailed(f"database {endpoint.db}: the user lacks +select")
         raise ConnectionFailed(f"database {endpoint.db}: {first}")
+    if read_only and isinstance(refused := rest.pop(0), CommandRefused):
+        raise ConnectionFailed(f"it is not to be read from: {refused}")
     if kill is not None:
         yield from _kill(kill, name)
     # Without tracking (an old server, a proxy, an ACL without it) versions are read with every read instead.

@@ -305,6 +305,7 @@ def open_thread_wire(
     client_name: str,
     kill: int | None = None,
     track_all: bool = False,
+    read_only: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> ThreadWire:
     """Connect to ``endpoint`` and return a connection that is ready for commands; as ``handshake.open_wire``.
@@ -316,7 +317,7 @@ def open_thread_wire(
         wire = ThreadWire(open_socket(endpoint, connect_timeout), listener, refusal_of(endpoint, note))
         try:
             wire.set_timeout(connect_timeout)
-            greeting = wire.talk(shake_hands(endpoint, client_name, kill, track_all=track_all))
+            greeting = wire.talk(shake_hands(endpoint, client_name, kill, track_all=track_all, read_only=read_only))
             wire.set_timeout(command_timeout)
         except BaseException:
             wire.sock.close()

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommandRefused, ConnectionFailed
+from ..errors import ConnectionFailed
 from .credentials import Credentials
 from .driver import forget_driver, make_driver
-from .handshake import converse, open_wire
+from .handshake import open_wire
 from .inquiry import inquire, inquire_in_thread
 from .sentinel import Sentinels
 from .slots import Node, SlotMap
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .credentials import CredentialSource
     from .embedded import EmbeddedServer
     from .endpoint import Endpoint
-    from .hello import Conversation
     from .replicas import Replicas
     from .wire import Listener, Wire
 
@@ -103,16 +102,11 @@ class Topology:
                 if _is_same_server(endpoint, last)
                 else None,  # another one numbers its connections for itself
                 track_all=self._track_all,
+                read_only=replica and self._endpoint.kind == "cluster",
                 note=None if replica else self._note,
             )
             last, wire.node = endpoint, (endpoint.host, endpoint.port)
-            if replica:
-                try:
-                    await converse(wire, self._read_only())
-                except BaseException:
-                    wire.abort(ConnectionFailed("it is not to be read from"))
-                    raise
-            else:
+            if not replica:
                 self._arrived(endpoint)
             return wire
 
@@ -136,27 +130,15 @@ class Topology:
                 client_name=self._client_name,
                 kill=kill if _is_same_server(endpoint, last) else None,
                 track_all=self._track_all,
+                read_only=replica and self._endpoint.kind == "cluster",
                 note=None if replica else self._note,
             )
             last, wire.node = endpoint, (endpoint.host, endpoint.port)
-            if replica:
-                try:
-                    wire.talk(self._read_only())
-                except BaseException:
-                    wire.sock.close()
-                    raise
-            else:
+            if not replica:
                 self._arrived(endpoint)
             return wire
 
         return open_next
-
-    def _read_only(self) -> Conversation[None]:
-        """A cluster's replica sends readers away until they say that they take what it has."""
-        if self._endpoint.kind == "cluster":
-            (answer,) = yield [("READONLY",)]
-            if isinstance(answer, CommandRefused):
-                raise ConnectionFailed(f"it is not to be read from: {answer}")
 
     async def _find(self, given: Endpoint) -> Endpoint:
         if self._sentinels is not None:
