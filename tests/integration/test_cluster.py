@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..lanes import eventually
 from ..servers import Client, ClusterServers, ValkeyServer, wait_until
 from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,6 @@ def fresh() -> Iterator[ClusterServers]:
     """A cluster of the test's own: to kill nodes, which are replaced after a second."""
     with ClusterServers(node_timeout=1000) as servers:
         yield servers
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
 
 
 def settings(url: str, **more: Any) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from ..servers import ClusterServers, SentinelServer, ValkeyServer, WatchedServe
 from .test_cluster import names, status, stored
 from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
 
@@ -31,12 +31,6 @@ SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"]
 def cluster() -> Iterator[ClusterServers]:
     with ClusterServers() as servers:
         yield servers
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
 
 
 async def shell_at(url: str, *, threads: bool = False, **more: Any) -> Shell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from ..servers import ClusterServers, ValkeyServer, WatchedServers, wait_until
 from .test_cluster import Load, names, status, stored, under_load
 from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
 
@@ -40,12 +40,6 @@ def watched() -> Iterator[WatchedServers]:
 def lagging() -> Iterator[LaggingServers]:
     with LaggingServers() as servers:
         yield servers
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
 
 
 async def shell_at(url: str, *, threads: bool, near: bool = True, **more: Any) -> Shell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from ..servers import ClusterServers, SentinelServer, ValkeyServer, acl_lines
 from ..tls import system_server
 from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 manager = get_multi_redis_connection_manager()
 
@@ -51,12 +51,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
 def cluster() -> Iterator[ClusterServers]:
     with ClusterServers(password="root") as servers:
         yield servers
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await manager.disconnect_all()
 
 
 def allow(servers: list[ValkeyServer], line: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -17,7 +17,7 @@ from nearcache.transport.sentinel import Sentinels
 from ..lanes import eventually
 from ..servers import SentinelServer, ValkeyServer, WatchedServers, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 
 @pytest.fixture
@@ -32,12 +32,6 @@ def pair() -> Iterator[tuple[ValkeyServer, ValkeyServer]]:
     with ValkeyServer() as primary, ValkeyServer("--replicaof", f"{primary.host} {primary.port}") as replica:
         wait_until(lambda: replica.command("ROLE")[3] == b"connected", "the replica to have connected")
         yield primary, replica
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
 
 
 def settings(url: str, **more: Any) -> Settings:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import pty
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..servers import ValkeyServer
 from ..tls import Authority, TlsSentinel, TlsServer, tls_cluster
 from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("closing")]
 
 manager = get_multi_redis_connection_manager()
 Files = tuple[Path, Path]
@@ -69,12 +69,6 @@ def closed_server(papers: Papers) -> Iterator[TlsServer]:
     """Takes clients with a certificate of the authority's."""
     with TlsServer(papers.authority, papers.both, clients=True) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await manager.disconnect_all()
 
 
 async def shell_at(url: str, kind: str, **more: Any) -> Shell:

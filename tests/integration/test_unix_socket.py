@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +18,8 @@ from ..lanes import eventually
 from ..servers import ValkeyServer
 from .test_faults import Shell
 
+pytestmark = pytest.mark.usefixtures("closing")
+
 manager = get_multi_redis_connection_manager()
 BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
 
@@ -28,12 +30,6 @@ class SocketServer(ValkeyServer):
     def __init__(self, name: str, *config: str) -> None:
         super().__init__(*config, tcp=False)
         self.socket_path = str(self.directory / name)
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await manager.disconnect_all()
 
 
 @pytest.fixture
