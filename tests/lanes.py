@@ -18,7 +18,13 @@ from nearcache.transport.lane import Lane
 from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.wire import Command, Hook
 
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+each_new_loop = pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+"""For a test that makes its loops itself, with ``new_loop()``; ``on_both_loops`` is for one that runs on a loop."""
+
 GREETING = b"*4\r\n$6\r\nserver\r\n$4\r\nfake\r\n$2\r\nid\r\n:7\r\n"
 """What a fake server answers to HELLO; answers to PING, TIME, INFO and CLIENT TRACKING must follow."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -14,3 +14,13 @@ async def closing() -> AsyncIterator[None]:
     """After the test every client is disconnected."""
     yield
     await get_multi_redis_connection_manager().disconnect_all()
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """After the test the manager is closed, and knows of no other servers than before."""
+    manager = get_multi_redis_connection_manager()
+    registered = dict(manager._registered)
+    yield
+    manager.close()
+    manager._registered = registered
