@@ -29,7 +29,6 @@ from nearcache.write_behind import AsyncWriteBehind
 from ..lanes import LOOPS, each_new_loop
 from ..programs import program, run
 from ..servers import ClusterServers, ValkeyServer, wait_until
-from .test_handshake import tls_port  # noqa: F401  # a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
