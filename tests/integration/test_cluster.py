@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
-from itertools import count
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,7 +15,6 @@ from nearcache import (
     ConnectionFailed,
     NotInitialized,
     ServerError,
-    Settings,
     get_multi_redis_connection_manager,
 )
 from nearcache.transport.cluster_lane import ClusterLane
@@ -26,7 +23,7 @@ from nearcache.transport.slots import SLOTS, SlotMap, slot_of
 
 from ..lanes import eventually
 from ..servers import Client, ClusterServers, ValkeyServer, wait_until
-from .test_faults import Shell
+from ..shells import SHELLS, Load, Shell, cache_at, names, settings, status, stored, under_load
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
@@ -52,29 +49,11 @@ def fresh() -> Iterator[ClusterServers]:
         yield servers
 
 
-def settings(url: str, **more: Any) -> Settings:
-    return Settings(redis_url=url, _env_file=None, **more)
-
-
-async def cache_at(url: str, *, strict: bool = False, **more: Any) -> AsyncCache:
-    cache = AsyncCache(60, "app", strict=strict)
-    await cache.initialize(settings(url, **more))
-    return cache
-
-
 @pytest.fixture(params=["async", "sync", "async without near", "sync without near"])
 async def shell(request: pytest.FixtureRequest, cluster: ClusterServers) -> Shell:
     cache = AsyncCache(60, "app", strict=True)
     await cache.initialize(settings(cluster.url, near_enabled="without" not in request.param))
     return Shell(cache, threads="sync" in request.param.split())
-
-
-def stored(key: str) -> bytes:
-    return f"cache:app:{key}".encode()
-
-
-def names(count: int) -> list[str]:
-    return [f"key{number}" for number in range(count)]
 
 
 # -- operations
@@ -333,7 +312,7 @@ async def test_keys_of_one_command_in_two_places_are_a_failure_of_the_server(clu
             server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_a_command_waits_until_its_keys_are_in_one_place(
     threads: bool, cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,53 +334,8 @@ async def test_a_command_waits_until_its_keys_are_in_one_place(
 # -- load
 
 
-class Load:
-    """Reads, writes and loads by one owner of its keys, until told to stop. Whatever is raised or wrong is kept."""
-
-    def __init__(self) -> None:
-        self.stopped = threading.Event()
-        self.raised: list[BaseException] = []
-        self.wrong: list[Any] = []
-        self.refused = 0
-        self.good = 0  # rounds since the last one in which something was refused or missed
-
-    def note(self, number: int, written: bool, read: Any, loaded: Any) -> None:
-        self.refused += not written
-        self.good = self.good + 1 if written and read is not None else 0
-        if loaded != "loaded" or (written and read not in (None, number)):
-            self.wrong.append((number, written, read, loaded))
-
-    async def run(self, shell: Any, name: str) -> None:
-        try:
-            for number in count():
-                if self.stopped.is_set():
-                    return
-                key = f"{name}-{number % 50}"
-                written, read = await shell.set(key, number), await shell.get(key)
-                self.note(number, written, read, await shell.get_or_set(f"{key}-loaded", lambda: "loaded"))
-                await asyncio.sleep(0)
-        except BaseException as error:
-            self.raised.append(error)
-            raise
-
-
-async def under_load(shell: Shell, during: Callable[[Load], Any]) -> Load:
-    load = Load()
-    async with asyncio.TaskGroup() as tasks:
-        for name in ("a", "b", "c"):
-            tasks.create_task(load.run(shell, name))
-        try:
-            await eventually(lambda: load.good > 200, "the load to run")
-            await during(load)
-        finally:
-            load.stopped.set()
-    assert load.raised == []
-    assert load.wrong == []
-    return load
-
-
 @pytest.mark.parametrize("end", ["kill", "pause"])
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_a_failover_under_load(threads: bool, end: str, fresh: ClusterServers) -> None:
     shell = Shell(await cache_at(fresh.url), threads=threads)
     slot, first, _ = slot_and_target(fresh, "a-1")
@@ -424,7 +358,7 @@ async def test_a_failover_under_load(threads: bool, end: str, fresh: ClusterServ
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_slots_move_under_load(threads: bool, cluster: ClusterServers) -> None:
     shell = Shell(await cache_at(cluster.url), threads=threads)
 
@@ -485,10 +419,6 @@ async def test_a_frozen_node_keeps_a_threads_batch_from_no_other_node(first: boo
         finally:
             frozen.resume()
         assert await writing
-
-
-def status() -> Any:
-    return get_multi_redis_connection_manager().get_connection_status("cache")
 
 
 async def test_a_lost_node_is_named(cluster: ClusterServers, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, get_multi_redis_connection_manager
 from nearcache.transport import lookout
 from nearcache.transport.cluster_lane import ClusterLane
 from nearcache.transport.cluster_threads import ClusterThreads
@@ -19,12 +19,9 @@ from nearcache.transport.slots import slot_of
 
 from ..lanes import eventually
 from ..servers import ClusterServers, SentinelServer, ValkeyServer, WatchedServers, wait_until
-from .test_cluster import names, status, stored
-from .test_faults import Shell
+from ..shells import SHELLS, Shell, names, settings, status, stored
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
-
-SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def cluster() -> Iterator[ClusterServers]:
 
 async def shell_at(url: str, *, threads: bool = False, **more: Any) -> Shell:
     cache = AsyncCache(60, "app", near=False)
-    await cache.initialize(Settings(redis_url=url, _env_file=None, **more))
+    await cache.initialize(settings(url, **more))
     return Shell(cache, threads=threads)
 
 

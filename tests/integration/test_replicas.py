@@ -10,18 +10,15 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Cache, get_multi_redis_connection_manager
 from nearcache.transport.slots import slot_of
 
 from ..lagging import LaggingServers
 from ..lanes import eventually
 from ..servers import ClusterServers, ValkeyServer, WatchedServers, wait_until
-from .test_cluster import Load, names, status, stored, under_load
-from .test_faults import Shell
+from ..shells import SHELLS, Load, Shell, names, settings, status, stored, under_load
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
-
-SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,7 @@ def lagging() -> Iterator[LaggingServers]:
 
 async def shell_at(url: str, *, threads: bool, near: bool = True, **more: Any) -> Shell:
     cache = AsyncCache(60, "app", near=near)
-    await cache.initialize(Settings(redis_url=url, read_from="prefer_replica", _env_file=None, **more))
+    await cache.initialize(settings(url, read_from="prefer_replica", **more))
     return Shell(cache, threads=threads)
 
 
@@ -262,7 +259,7 @@ async def test_invalidations_hold_at_once_however_much_the_replica_lags(threads:
 @SHELLS
 async def test_what_is_cleared_here_is_gone_though_json_has_no_version(threads: bool, lagging: LaggingServers) -> None:
     cache = AsyncCache(60, "app", wire="json")
-    await cache.initialize(Settings(redis_url=lagging.url, read_from="prefer_replica", _env_file=None))
+    await cache.initialize(settings(lagging.url, read_from="prefer_replica"))
     shell = Shell(cache, threads=threads)
     await shell.set_many(dict.fromkeys(names(6), 1))
     await until_replicas_answer(shell, [lagging.primary], names(6))
@@ -419,7 +416,7 @@ async def test_nothing_is_left_after_the_end(servers: Any) -> None:
 
 def test_the_near_tier_switched_off(watched: WatchedServers) -> None:
     cache = Cache(60, "app")
-    cache.initialize(Settings(redis_url=watched.url, read_from="prefer_replica", near_enabled=False, _env_file=None))
+    cache.initialize(settings(watched.url, read_from="prefer_replica", near_enabled=False))
     cache.clear()
     assert cache.set_many(dict.fromkeys(names(10), 1))
     for _ in range(20):

@@ -16,8 +16,8 @@ from nearcache.transport.refusals import Refusals
 from nearcache.transport.slots import slot_of
 
 from ..servers import ClusterServers, SentinelServer, ValkeyServer, acl_lines
+from ..shells import BOTH, Shell
 from ..tls import system_server
-from .test_faults import Shell
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
@@ -127,7 +127,6 @@ async def everything(shell: Shell, *, tolerant: bool = False) -> None:
         await shell.get_or_set("fails", fails)
 
 
-BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
 NEAR = pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, ConnectionFailed, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Cache, ConnectionFailed, get_multi_redis_connection_manager
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.sentinel import Sentinels
 
 from ..lanes import eventually
 from ..servers import SentinelServer, ValkeyServer, WatchedServers, wait_until
+from ..shells import cache_at, settings, status
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
@@ -34,23 +35,9 @@ def pair() -> Iterator[tuple[ValkeyServer, ValkeyServer]]:
         yield primary, replica
 
 
-def settings(url: str, **more: Any) -> Settings:
-    return Settings(redis_url=url, _env_file=None, **more)
-
-
 def url_of(*sentinels: SentinelServer, password: str | None = None) -> str:
     nodes = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in sentinels)
     return f"redis+sentinel://{f':{password}@' if password else ''}{nodes}/main"
-
-
-async def cache_at(url: str, **more: Any) -> AsyncCache:
-    cache = AsyncCache(60, "app")
-    await cache.initialize(settings(url, **more))
-    return cache
-
-
-def status() -> Any:
-    return get_multi_redis_connection_manager().get_connection_status("cache")
 
 
 # -- a failover under load
