@@ -159,6 +159,19 @@ async def eventually(condition: Callable[[], Any], what: str, seconds: float = 1
         raise AssertionError(f"not within {seconds} s: {what}") from None
 
 
+async def until_read(read: Callable[[], Awaitable[Any]], value: object, seconds: float = 15.0) -> None:
+    """Read again and again until it is ``value``: for what a push, replication or the time that passes changes."""
+    found: object = "nothing yet"
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            while (found := await read()) != value:  # noqa: ASYNC110  # nobody is told of it
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        if not limit.expired():  # the read's own
+            raise
+        raise AssertionError(f"not {value!r} within {seconds} s, but {found!r}") from None
+
+
 @asynccontextmanager
 async def fake_server(talk: Talk) -> AsyncIterator[str]:
     """A server that says what ``talk`` writes; its URL."""

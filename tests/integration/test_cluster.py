@@ -21,7 +21,7 @@ from nearcache.transport.cluster_lane import ClusterLane
 from nearcache.transport.cluster_threads import ClusterThreads
 from nearcache.transport.slots import SLOTS, SlotMap, slot_of
 
-from ..lanes import eventually
+from ..lanes import eventually, until_read
 from ..servers import Client, ClusterServers, ValkeyServer, wait_until
 from ..shells import SHELLS, Load, Shell, cache_at, names, settings, status, stored, under_load
 
@@ -153,9 +153,7 @@ async def test_what_another_writes_on_any_node_is_heard(shell: Shell, cluster: C
     for name in names(20):
         cluster.owner(slot_of(stored(name))).command("SET", stored(name), '"new"')
     # No command goes to these nodes meanwhile: near values are replaced because it is pushed.
-    async with asyncio.timeout(10):
-        while await shell.get_many(names(20)) != dict.fromkeys(names(20), "new"):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get_many(names(20)), dict.fromkeys(names(20), "new"))
 
 
 @pytest.mark.parametrize("near_enabled", [True, False])
@@ -238,9 +236,7 @@ async def test_a_slot_that_has_moved_is_followed(shell: Shell, cluster: ClusterS
     assert await shell.get("key1") == "new"
     assert target.command("EXISTS", stored("key1")) == 1
     target.command("SET", stored("key1"), '"newest"')
-    async with asyncio.timeout(10):
-        while await shell.get("key1") != "newest":  # noqa: ASYNC110  # near: what the new owner pushes counts
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get("key1"), "newest")  # near: what the new owner pushes counts
 
 
 @pytest.mark.parametrize("how", ["move", "move_at_once"])
@@ -251,9 +247,7 @@ async def test_what_is_near_is_revoked_when_its_slot_moves(how: str, shell: Shel
     await asyncio.to_thread(getattr(cluster, how), slot, target)
     target.command("SET", stored("key5"), '"new"')
     # Only near reads: no node is asked anything that it could answer with MOVED.
-    async with asyncio.timeout(10):
-        while await shell.get("key5") != "new":  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get("key5"), "new")
 
 
 @pytest.mark.parametrize("how", ["move", "move_at_once"])
@@ -268,9 +262,7 @@ async def test_a_namespace_can_be_cleared_after_its_counter_has_moved(
     await asyncio.to_thread(getattr(cluster, how), slot, target)
     before = target.command("GET", "cache:app~version")
     target.command("SET", "cache:app~version", int(before.split()[0]) + 1)  # what another process's clear() does
-    async with asyncio.timeout(10):
-        while await shell.get_many(names(20)):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get_many(names(20)), {})
     assert await shell.set("key1", 2)
     assert await shell.get("key1") == 2
 
@@ -285,9 +277,7 @@ async def test_a_slot_that_is_moving_is_asked_for_in_both_places(shell: Shell, c
             for value in ("there", "later"):
                 other.command("ASKING")
                 other.command("SET", stored("key2"), f'"{value}"')
-                async with asyncio.timeout(10):
-                    while await shell.get("key2") != value:  # noqa: ASYNC110  # near: what the target pushes counts
-                        await asyncio.sleep(0.005)
+                await until_read(lambda: shell.get("key2"), value)  # near: what the target pushes counts
         assert await shell.get_many(["key2", "key4"]) == {"key2": "later"}
     finally:
         for server in (source, target):
@@ -353,9 +343,7 @@ async def test_a_failover_under_load(threads: bool, end: str, fresh: ClusterServ
     assert await shell.set("a-1", "mine")
     assert await shell.get("a-1") == "mine"
     owner.command("SET", stored("a-1"), '"theirs"')
-    async with asyncio.timeout(10):
-        while await shell.get("a-1") != "theirs":  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get("a-1"), "theirs")
 
 
 @SHELLS
@@ -391,9 +379,7 @@ async def test_a_frozen_node_costs_its_own_keys_a_deadline(cluster: ClusterServe
         frozen.resume()
     assert cache.get_stats().errors
     await eventually(lambda: status().connected and status().breaker != "open", "the node to be back")
-    async with asyncio.timeout(10):
-        while await cache.get("key1") != 1:  # noqa: ASYNC110  # late replies reach nobody
-            await asyncio.sleep(0.005)
+    await until_read(lambda: cache.get("key1"), 1)  # late replies reach nobody
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])

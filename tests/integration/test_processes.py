@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from nearcache.driving import beats
 from nearcache.transport.thread_wire import ThreadWaiter
 from nearcache.write_behind import AsyncWriteBehind
 
-from ..lanes import LOOPS, each_new_loop
+from ..lanes import LOOPS, each_new_loop, until_read
 from ..programs import program, run
 from ..servers import ClusterServers, ValkeyServer, wait_until
 
@@ -143,7 +142,7 @@ def test_a_child_of_a_running_loop(
         assert inherited == set()
         check(seen)
         await say_elsewhere(url, "parent", "new")
-        await eventually(lambda: cache.get("parent"), "new")
+        await until_read(lambda: cache.get("parent"), "new")
         assert cache.sync().get("child") == "child"
         assert await manager.get_client().ping()
         assert ours <= sockets(), "the parent's are as they were"
@@ -162,13 +161,6 @@ async def say_elsewhere(url: str, key: str, value: str) -> None:
         print(cache.set({key!r}, {value!r}))
     """
     assert await asyncio.to_thread(run, text, url) == (0, ["True"], "")
-
-
-async def eventually(read: Callable[[], Any], value: object) -> None:
-    deadline = time.monotonic() + 15
-    while await read() != value:
-        assert time.monotonic() < deadline, f"not {value!r} within 15 s"
-        await asyncio.sleep(0.01)
 
 
 ORPHAN = """

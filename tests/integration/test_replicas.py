@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from nearcache import AsyncCache, Cache, get_multi_redis_connection_manager
 from nearcache.transport.slots import slot_of
 
 from ..lagging import LaggingServers
-from ..lanes import eventually
+from ..lanes import eventually, until_read
 from ..servers import ClusterServers, ValkeyServer, WatchedServers, wait_until
 from ..shells import SHELLS, Load, Shell, names, settings, status, stored, under_load
 
@@ -53,13 +53,6 @@ def calls(server: ValkeyServer, *commands: str) -> int:
 
 def reads(server: ValkeyServer) -> int:
     return calls(server, "get", "pttl", "getrange", "mget")
-
-
-async def until(read: Callable[[], Awaitable[Any]], value: Any) -> None:
-    """Read again and again: nothing but a push, or replication, changes what is read."""
-    async with asyncio.timeout(15):
-        while await read() != value:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def until_replicas_answer(shell: Shell, primaries: list[ValkeyServer], keys: list[str]) -> None:
@@ -130,7 +123,7 @@ async def test_what_is_read_from_a_replica_is_kept_near_and_revoked(threads: boo
     assert sum(map(reads, servers.servers)) == asked, "all of them are near"
     for name in keys:
         write(name, '"new"')
-    await until(lambda: shell.get_many(keys), dict.fromkeys(keys, "new"))
+    await until_read(lambda: shell.get_many(keys), dict.fromkeys(keys, "new"))
 
 
 async def test_loops_and_threads_read_the_same_replica(watched: WatchedServers) -> None:
@@ -162,7 +155,7 @@ async def test_what_others_write_may_be_read_late(threads: bool, near: bool, lag
     for _ in range(10):
         assert await shell.get("key") == "old"
     lagging.release()
-    await until(lambda: shell.get("key"), "new")
+    await until_read(lambda: shell.get("key"), "new")
 
 
 @SHELLS
@@ -203,7 +196,7 @@ async def test_what_was_read_from_the_primary_is_not_taken_back(threads: bool, l
     # Who is to load asks the primary, where the value is another one by now.
     assert await shell.refresh("key", lambda: "newer") == "newer"
     lagging.primary.command("SET", "app:key", '"newest"')
-    await until(lambda: shell.get("key"), "newest")
+    await until_read(lambda: shell.get("key"), "newest")
     for _ in range(20):
         for each in (shell, other):
             assert await each.get("key") == "newest"
@@ -251,7 +244,7 @@ async def test_invalidations_hold_at_once_however_much_the_replica_lags(threads:
     assert reads(lagging.replica) > asked, "it is the replica's old value that is not valid"
     version = int(lagging.primary.command("GET", "app~version").split()[0])
     lagging.primary.command("SET", "app~version", version + 1)  # what another process's clear() does first
-    await until(lambda: shell.get_many(names(6)), {})
+    await until_read(lambda: shell.get_many(names(6)), {})
     assert await shell.clear() is not None
     assert await shell.get_many(names(6)) == {}
 
@@ -304,7 +297,7 @@ async def test_a_replica_that_lost_its_primary_is_not_read(threads: bool, caplog
         lagging.primary.command("SET", "app:key", '"new"')
         assert await shell.get("key") == "old"
         lagging.replica.command("CLIENT", "KILL", "TYPE", "PRIMARY")
-        await until(lambda: shell.get("key"), "new")
+        await until_read(lambda: shell.get("key"), "new")
         assert lagging.replica.command("GET", "app:key") == b'"old"'
         assert "is not read any more: it has no link to its primary" in caplog.text
 
@@ -389,7 +382,7 @@ async def test_a_slot_that_moves(how: str, threads: bool, cluster: ClusterServer
     target = next(server for server in cluster.primaries if server is not source)
     await asyncio.to_thread(getattr(cluster, how), slot, target)
     target.command("SET", stored("key5"), '"new"')
-    await until(lambda: shell.get("key5"), "new")
+    await until_read(lambda: shell.get("key5"), "new")
     assert await shell.set("key5", "own")
     for _ in range(10):
         assert await shell.get("key5") == "own"

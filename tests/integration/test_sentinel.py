@@ -14,7 +14,7 @@ from nearcache import AsyncCache, Cache, ConnectionFailed, get_multi_redis_conne
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.sentinel import Sentinels
 
-from ..lanes import eventually
+from ..lanes import eventually, until_read
 from ..servers import SentinelServer, ValkeyServer, WatchedServers, wait_until
 from ..shells import cache_at, settings, status
 
@@ -127,15 +127,9 @@ async def test_a_failover_under_load_on_a_loop(watched: WatchedServers) -> None:
     assert status().reconnects == 1
     # What was near was dropped, and what is near now is kept coherent by the new primary.
     second.command("SET", "app:kept", '"after"')
-    await until_read(cache, "kept", "after")
+    await until_read(lambda: cache.get("kept"), "after")
     second.command("SET", "app:kept", '"later"')
-    await until_read(cache, "kept", "later")
-
-
-async def until_read(cache: AsyncCache, key: str, value: Any) -> None:
-    async with asyncio.timeout(10):
-        while await cache.get(key) != value:  # noqa: ASYNC110  # a push is all there is to wait for
-            await asyncio.sleep(0.01)
+    await until_read(lambda: cache.get("kept"), "later")
 
 
 async def test_a_failover_under_load_in_threads(watched: WatchedServers) -> None:
