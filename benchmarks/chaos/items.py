@@ -42,10 +42,6 @@ class Versions:
         self._words[item] += 1
         return self._words[item]
 
-    def value(self, item: int) -> dict[str, Any]:
-        """What a loader gives at this moment."""
-        return value_of(item, self[item])
-
     def close(self) -> None:
         self._words.release()
         self._map.close()

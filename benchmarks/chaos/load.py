@@ -7,11 +7,11 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from ..serving import fastest_loop
 from .flights import AIRPORTS
 from .items import CHANGING, HELD, Versions, path_of, value_of
 
@@ -48,7 +48,6 @@ class Answer(NamedTuple):
     """
 
     kind: str
-    path: str
     process: int
     due: float
     sent: float
@@ -78,12 +77,7 @@ class Load:
     """
 
     def __init__(self, versions: str, ports: list[int], seed: int, end: str) -> None:
-        factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-        with suppress(ImportError):
-            import uvloop
-
-            factory = uvloop.new_event_loop
-        self._runner = asyncio.Runner(loop_factory=factory)
+        self._runner = asyncio.Runner(loop_factory=fastest_loop())
         self._versions = Versions(Path(versions))
         self._pools = [_Pool(port) for port in ports]
         self._rng = random.Random(f"load {seed}")
@@ -169,7 +163,7 @@ class Load:
             self._writing.add(item)
         sent = time.monotonic()
         changes = len(self._changes[item]) if item >= 0 else 0
-        answer = Answer(kind, path, process, due, sent, 0.0, item)
+        answer = Answer(kind, process, due, sent, 0.0, item)
         try:
             body = await self._pools[process].request("PUT" if writes else "GET", path)
             answer = answer._replace(ended=time.monotonic())

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import uvicorn
 from demo.app import cache, make_app, manager, no_store
 from demo.queries import database
 from fastapi import APIRouter, Depends, Request, Response
@@ -19,6 +16,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from nearcache import AsyncCache, RedisClientType, Settings
 from nearcache.core.recovery import Recovery
 
+from ..serving import Served
 from .items import HELD_ITEMS, Versions, value_of
 
 __all__ = ["SABOTAGES", "Site", "State"]
@@ -26,7 +24,6 @@ __all__ = ["SABOTAGES", "Site", "State"]
 SABOTAGES = ("recovery",)  # forget at once what failed
 
 _QUERY = 0.005  # seconds that an item's database takes
-_START_DEADLINE = 30.0  # seconds
 _PROBES = 24  # keys, which a cluster spreads over its nodes
 
 _silent = [Depends(no_store)]  # of routes that keep values, or nothing: the plugin has no business there
@@ -58,19 +55,10 @@ class Site:
         self._items = Items(Versions(Path(versions)), settings)
         app = make_app(settings)
         app.include_router(self._items.router)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self._port = int(listening.getsockname()[1])
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_keep_alive=600))
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
-        self._thread.start()
-        deadline = time.monotonic() + _START_DEADLINE
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise RuntimeError("the application does not start")
-            time.sleep(0.01)
+        self._served = Served(app, log_level="error", timeout_keep_alive=600)
 
     def port(self) -> int:
-        return self._port
+        return self._served.port
 
     def state(self) -> State:
         client = manager._clients[RedisClientType.CACHE]
@@ -78,8 +66,7 @@ class Site:
         return State(self._items.loads, recovery.settled, len(recovery.owed), recovery.forgotten, self._log)
 
     def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
+        self._served.close()
 
 
 class Items:

@@ -143,9 +143,10 @@ class MultiRedisConnectionManager:
         Args:
             name: the client's, before it is initialised.
             source: gives a password or ``(user name, password)``: a function, which runs in a thread of its own; a
-                coroutine function, which runs on the loop that connects; or an object with ``get_credentials()``,
-                such as redis-py's and cloud vendors' providers. It has 90 % of ``NEARCACHE_CONNECT_TIMEOUT``. What it
-                raises makes the attempt fail and is shown in logs and status. None: the settings' again.
+                coroutine function, which runs on the loop that connects, or for threads on one of its own; or an object
+                with ``get_credentials()``, such as redis-py's and cloud vendors' providers. It has 90 % of
+                ``NEARCACHE_CONNECT_TIMEOUT``. What it raises makes the attempt fail and is shown in logs and status.
+                None: the settings' again.
 
         Raises:
             ConfigurationError: there is no such client, or the source cannot be called.

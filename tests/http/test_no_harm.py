@@ -33,6 +33,7 @@ from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
 from nearcache.http import HTTPCacheMiddleware
 from nearcache.http.routes import CacheRules
 
+from ..servers import free_port
 from .conftest import App, Message, ask, http_scope
 
 START = "http.response.start"
@@ -968,11 +969,6 @@ async def uvicorn_serves(app: Any) -> AsyncIterator[int]:
         yield listening.getsockname()[1]
         server.should_exit = True
         await serving
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @asynccontextmanager

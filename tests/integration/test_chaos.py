@@ -50,7 +50,7 @@ def test_it_notices_writes_that_are_forgotten(tmp_path: Path) -> None:
 
 
 def _answer(sent: float, **what: Any) -> Answer:
-    return Answer(Kind.CHANGING, "/set/100", 0, sent, sent, sent + 0.01, 100, 1)._replace(**what)
+    return Answer(Kind.CHANGING, 0, sent, sent, sent + 0.01, 100, 1)._replace(**what)
 
 
 def _judged(*answers: Answer, fails_over: bool = False, reviewed: tuple[Answer, ...] = ()) -> dict[str, Any]:

@@ -257,7 +257,8 @@ def test_loops_that_end_around_a_client_leave_nothing(story: Story, fresh_server
     fresh_server.command("PING")
     wait_until(lambda: descriptors() <= before, "descriptors to be as before")
     no_more(held, most=1)
-    assert [loop() for loop in loops[:-1]] == [None] * (CYCLES - 1), "the client has the last one"
+    # The last one on which the breaker let it connect.
+    assert sum(loop() is not None for loop in loops) <= 1, "the client has more than one"
     get_multi_redis_connection_manager().close()
     wait_until(lambda: not threads(), "threads to have ended")
 

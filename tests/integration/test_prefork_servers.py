@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..servers import ValkeyServer, wait_until
+from ..servers import ValkeyServer, free_port, wait_until
 
 needs_gunicorn = pytest.mark.skipif(importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed")
 needs_celery = pytest.mark.skipif(importlib.util.find_spec("celery") is None, reason="celery is not installed")
@@ -89,9 +88,7 @@ def answers(port: int) -> bool:
 
 @needs_gunicorn
 def test_gunicorn_with_preload(url: str, server: ValkeyServer, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path / "log"
     text = textwrap.dedent(APP.format(url=url, log=str(log))) + textwrap.dedent(WSGI)
     options = ("--preload", "-w", "3", "-b", f"127.0.0.1:{port}", "--log-level", "error", "prefork_app:app")
