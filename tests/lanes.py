@@ -18,7 +18,13 @@ from nearcache.transport.lane import Lane
 from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.wire import Command, Hook
 
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+each_new_loop = pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+"""For a test that makes its loops itself, with ``new_loop()``; ``on_both_loops`` is for one that runs on a loop."""
+
 GREETING = b"*4\r\n$6\r\nserver\r\n$4\r\nfake\r\n$2\r\nid\r\n:7\r\n"
 """What a fake server answers to HELLO; answers to PING, TIME, INFO and CLIENT TRACKING must follow."""
 
@@ -151,6 +157,19 @@ async def eventually(condition: Callable[[], Any], what: str, seconds: float = 1
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise AssertionError(f"not within {seconds} s: {what}") from None
+
+
+async def until_read(read: Callable[[], Awaitable[Any]], value: object, seconds: float = 15.0) -> None:
+    """Read again and again until it is ``value``: for what a push, replication or the time that passes changes."""
+    found: object = "nothing yet"
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            while (found := await read()) != value:  # noqa: ASYNC110  # nobody is told of it
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        if not limit.expired():  # the read's own
+            raise
+        raise AssertionError(f"not {value!r} within {seconds} s, but {found!r}") from None
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from nearcache import AsyncCache, InvalidArgument, InvalidTTL, current_load
 
+from ..lanes import eventually, until_read
 from .conftest import Shell
 
 
@@ -86,9 +87,7 @@ async def test_a_load_that_began_before_a_tag_was_invalidated_is_joined_by_nobod
     first = flying[key]
     assert await cache.invalidate_tags("tag") is True
     since = asyncio.create_task(cache.get_or_set("key", lambda: "since", **options))
-    async with asyncio.timeout(10):
-        while flying[key] is first and not cache.cache.get_stats().joins:  # noqa: ASYNC110 - until it waits
-            await asyncio.sleep(0.005)
+    await eventually(lambda: flying[key] is not first or cache.cache.get_stats().joins, "it to wait")
     go_on.set()
     assert [await loading, await since, await cache.get("key")] == ["before", "since", "since"]
 
@@ -226,6 +225,4 @@ async def test_a_near_copy_is_renewed_as_well(cache: Shell) -> None:
     await cache.set("key", "old")
     assert [await cache.get("key") for _ in range(2)] == ["old", "old"]
     assert await cache.get_or_set("key", lambda: "new", refresh_at=0) == "old", "it is fresh, nobody waits"
-    async with asyncio.timeout(10):
-        while await cache.get("key") != "new":  # noqa: ASYNC110 - a background load sends no event
-            await asyncio.sleep(0.005)
+    await until_read(lambda: cache.get("key"), "new")

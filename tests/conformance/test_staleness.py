@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ..lanes import until_read
 from .conftest import Shell
 
 LONG = 3600
@@ -210,7 +211,5 @@ async def test_a_slow_load_goes_on_while_the_stale_value_is_served(cache: Shell)
     assert await cache.get_or_set("key", loader, soft_timeout=0) == "old"
     assert await cache.get_or_set("key", loader, soft_timeout=0.01) == "old"
     go_on.set()
-    async with asyncio.timeout(10):
-        while await cache.get("key") != "new":  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: cache.get("key"), "new")
     assert cache.cache.get_stats().loads == 1

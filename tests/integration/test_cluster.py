@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import count
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,18 +15,17 @@ from nearcache import (
     ConnectionFailed,
     NotInitialized,
     ServerError,
-    Settings,
     get_multi_redis_connection_manager,
 )
 from nearcache.transport.cluster_lane import ClusterLane
 from nearcache.transport.cluster_threads import ClusterThreads
 from nearcache.transport.slots import SLOTS, SlotMap, slot_of
 
-from ..lanes import eventually
+from ..lanes import eventually, until_read
 from ..servers import Client, ClusterServers, ValkeyServer, wait_until
-from .test_faults import Shell
+from ..shells import SHELLS, Load, Shell, cache_at, names, settings, status, stored, under_load
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 
 @pytest.fixture(scope="module")
@@ -52,35 +49,11 @@ def fresh() -> Iterator[ClusterServers]:
         yield servers
 
 
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
-
-
-def settings(url: str, **more: Any) -> Settings:
-    return Settings(redis_url=url, _env_file=None, **more)
-
-
-async def cache_at(url: str, *, strict: bool = False, **more: Any) -> AsyncCache:
-    cache = AsyncCache(60, "app", strict=strict)
-    await cache.initialize(settings(url, **more))
-    return cache
-
-
 @pytest.fixture(params=["async", "sync", "async without near", "sync without near"])
 async def shell(request: pytest.FixtureRequest, cluster: ClusterServers) -> Shell:
     cache = AsyncCache(60, "app", strict=True)
     await cache.initialize(settings(cluster.url, near_enabled="without" not in request.param))
     return Shell(cache, threads="sync" in request.param.split())
-
-
-def stored(key: str) -> bytes:
-    return f"cache:app:{key}".encode()
-
-
-def names(count: int) -> list[str]:
-    return [f"key{number}" for number in range(count)]
 
 
 # -- operations
@@ -180,9 +153,7 @@ async def test_what_another_writes_on_any_node_is_heard(shell: Shell, cluster: C
     for name in names(20):
         cluster.owner(slot_of(stored(name))).command("SET", stored(name), '"new"')
     # No command goes to these nodes meanwhile: near values are replaced because it is pushed.
-    async with asyncio.timeout(10):
-        while await shell.get_many(names(20)) != dict.fromkeys(names(20), "new"):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get_many(names(20)), dict.fromkeys(names(20), "new"))
 
 
 @pytest.mark.parametrize("near_enabled", [True, False])
@@ -265,9 +236,7 @@ async def test_a_slot_that_has_moved_is_followed(shell: Shell, cluster: ClusterS
     assert await shell.get("key1") == "new"
     assert target.command("EXISTS", stored("key1")) == 1
     target.command("SET", stored("key1"), '"newest"')
-    async with asyncio.timeout(10):
-        while await shell.get("key1") != "newest":  # noqa: ASYNC110  # near: what the new owner pushes counts
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get("key1"), "newest")  # near: what the new owner pushes counts
 
 
 @pytest.mark.parametrize("how", ["move", "move_at_once"])
@@ -278,9 +247,7 @@ async def test_what_is_near_is_revoked_when_its_slot_moves(how: str, shell: Shel
     await asyncio.to_thread(getattr(cluster, how), slot, target)
     target.command("SET", stored("key5"), '"new"')
     # Only near reads: no node is asked anything that it could answer with MOVED.
-    async with asyncio.timeout(10):
-        while await shell.get("key5") != "new":  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get("key5"), "new")
 
 
 @pytest.mark.parametrize("how", ["move", "move_at_once"])
@@ -295,9 +262,7 @@ async def test_a_namespace_can_be_cleared_after_its_counter_has_moved(
     await asyncio.to_thread(getattr(cluster, how), slot, target)
     before = target.command("GET", "cache:app~version")
     target.command("SET", "cache:app~version", int(before.split()[0]) + 1)  # what another process's clear() does
-    async with asyncio.timeout(10):
-        while await shell.get_many(names(20)):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get_many(names(20)), {})
     assert await shell.set("key1", 2)
     assert await shell.get("key1") == 2
 
@@ -312,9 +277,7 @@ async def test_a_slot_that_is_moving_is_asked_for_in_both_places(shell: Shell, c
             for value in ("there", "later"):
                 other.command("ASKING")
                 other.command("SET", stored("key2"), f'"{value}"')
-                async with asyncio.timeout(10):
-                    while await shell.get("key2") != value:  # noqa: ASYNC110  # near: what the target pushes counts
-                        await asyncio.sleep(0.005)
+                await until_read(lambda: shell.get("key2"), value)  # near: what the target pushes counts
         assert await shell.get_many(["key2", "key4"]) == {"key2": "later"}
     finally:
         for server in (source, target):
@@ -339,7 +302,7 @@ async def test_keys_of_one_command_in_two_places_are_a_failure_of_the_server(clu
             server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_a_command_waits_until_its_keys_are_in_one_place(
     threads: bool, cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,53 +324,8 @@ async def test_a_command_waits_until_its_keys_are_in_one_place(
 # -- load
 
 
-class Load:
-    """Reads, writes and loads by one owner of its keys, until told to stop. Whatever is raised or wrong is kept."""
-
-    def __init__(self) -> None:
-        self.stopped = threading.Event()
-        self.raised: list[BaseException] = []
-        self.wrong: list[Any] = []
-        self.refused = 0
-        self.good = 0  # rounds since the last one in which something was refused or missed
-
-    def note(self, number: int, written: bool, read: Any, loaded: Any) -> None:
-        self.refused += not written
-        self.good = self.good + 1 if written and read is not None else 0
-        if loaded != "loaded" or (written and read not in (None, number)):
-            self.wrong.append((number, written, read, loaded))
-
-    async def run(self, shell: Any, name: str) -> None:
-        try:
-            for number in count():
-                if self.stopped.is_set():
-                    return
-                key = f"{name}-{number % 50}"
-                written, read = await shell.set(key, number), await shell.get(key)
-                self.note(number, written, read, await shell.get_or_set(f"{key}-loaded", lambda: "loaded"))
-                await asyncio.sleep(0)
-        except BaseException as error:
-            self.raised.append(error)
-            raise
-
-
-async def under_load(shell: Shell, during: Callable[[Load], Any]) -> Load:
-    load = Load()
-    async with asyncio.TaskGroup() as tasks:
-        for name in ("a", "b", "c"):
-            tasks.create_task(load.run(shell, name))
-        try:
-            await eventually(lambda: load.good > 200, "the load to run")
-            await during(load)
-        finally:
-            load.stopped.set()
-    assert load.raised == []
-    assert load.wrong == []
-    return load
-
-
 @pytest.mark.parametrize("end", ["kill", "pause"])
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_a_failover_under_load(threads: bool, end: str, fresh: ClusterServers) -> None:
     shell = Shell(await cache_at(fresh.url), threads=threads)
     slot, first, _ = slot_and_target(fresh, "a-1")
@@ -425,12 +343,10 @@ async def test_a_failover_under_load(threads: bool, end: str, fresh: ClusterServ
     assert await shell.set("a-1", "mine")
     assert await shell.get("a-1") == "mine"
     owner.command("SET", stored("a-1"), '"theirs"')
-    async with asyncio.timeout(10):
-        while await shell.get("a-1") != "theirs":  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until_read(lambda: shell.get("a-1"), "theirs")
 
 
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_slots_move_under_load(threads: bool, cluster: ClusterServers) -> None:
     shell = Shell(await cache_at(cluster.url), threads=threads)
 
@@ -463,9 +379,7 @@ async def test_a_frozen_node_costs_its_own_keys_a_deadline(cluster: ClusterServe
         frozen.resume()
     assert cache.get_stats().errors
     await eventually(lambda: status().connected and status().breaker != "open", "the node to be back")
-    async with asyncio.timeout(10):
-        while await cache.get("key1") != 1:  # noqa: ASYNC110  # late replies reach nobody
-            await asyncio.sleep(0.005)
+    await until_read(lambda: cache.get("key1"), 1)  # late replies reach nobody
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
@@ -491,10 +405,6 @@ async def test_a_frozen_node_keeps_a_threads_batch_from_no_other_node(first: boo
         finally:
             frozen.resume()
         assert await writing
-
-
-def status() -> Any:
-    return get_multi_redis_connection_manager().get_connection_status("cache")
 
 
 async def test_a_lost_node_is_named(cluster: ClusterServers, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,14 +20,13 @@ from nearcache import (
     ConfigurationError,
     ConnectionFailed,
     RedisClientType,
-    Settings,
     SettingsConflict,
     get_multi_redis_connection_manager,
 )
 
 from ..lanes import eventually
 from ..servers import ClusterServers, SentinelServer, ValkeyServer
-from .test_faults import Shell
+from ..shells import BOTH, Shell, settings
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -82,10 +81,6 @@ async def closing() -> AsyncIterator[None]:
     manager.use_credentials("cache", None)
 
 
-def settings(url: str, **more: Any) -> Settings:
-    return Settings(redis_url=url, _env_file=None, **more)
-
-
 async def shell_at(place: Locked, source: Any, kind: str) -> Shell:
     manager.use_credentials(RedisClientType.CACHE, source)
     shell = Shell(AsyncCache(60, "app"), threads=kind == "sync")
@@ -115,7 +110,7 @@ class Load:
         await self._task
 
 
-@pytest.mark.parametrize("kind", ["async", "sync"])
+@BOTH
 async def test_nobody_notices_a_new_password(locked: Locked, kind: str) -> None:
     shell = await shell_at(locked, locked.ask, kind)
     driver = manager.get_client()
@@ -173,7 +168,7 @@ SOURCES: dict[str, Callable[[Locked], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["async", "sync"])
+@BOTH
 @pytest.mark.parametrize("name", SOURCES)
 async def test_sources(one: Locked, name: str, kind: str) -> None:
     shell = await shell_at(one, SOURCES[name](one), kind)
@@ -221,7 +216,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("kind", ["async", "sync"])
+@BOTH
 @pytest.mark.parametrize("what", WRONG)
 async def test_what_is_wrong_is_said(one: Locked, what: str, kind: str) -> None:
     source, message = WRONG[what]
@@ -237,7 +232,7 @@ async def test_the_driver_says_so_too(one: Locked) -> None:
         await manager.get_client().ping()
 
 
-@pytest.mark.parametrize("kind", ["async", "sync"])
+@BOTH
 async def test_a_source_that_recovers_is_asked_again(one: Locked, kind: str) -> None:
     answers = iter(["wrong", None])
     shell = await shell_at(one, lambda: next(answers, one.password), kind)
@@ -246,7 +241,7 @@ async def test_a_source_that_recovers_is_asked_again(one: Locked, kind: str) -> 
     assert await shell.set("key", 1) is True
 
 
-@pytest.mark.parametrize("kind", ["async", "sync"])
+@BOTH
 async def test_a_slow_source_holds_up_nobody_and_is_asked_once(one: Locked, kind: str) -> None:
     go = threading.Event()
 

@@ -19,7 +19,7 @@ from nearcache.transport.slots import slot_of
 
 from ..lanes import eventually
 from ..servers import ClusterServers, ValkeyServer, WatchedServers, wait_until
-from .test_recovery import Caller
+from ..shells import SHELLS, Caller
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -234,7 +234,7 @@ async def test_what_was_ended_stays_so_though_that_is_lost(where: str, shell: st
             assert await writer.app.set(names.again, 2)
 
 
-@pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+@SHELLS
 async def test_a_process_that_asks_for_nothing_more_makes_it_good_as_well(*, threads: bool) -> None:
     with restored() as place:
         names = Names("", place.has)

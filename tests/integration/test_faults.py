@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -13,20 +13,7 @@ from nearcache.testing import FakeClock, Faults, sabotage
 
 from ..lanes import eventually
 from ..servers import ValkeyServer
-
-
-class Shell:
-    """A cache, and its methods from either shell, awaited."""
-
-    def __init__(self, cache: AsyncCache, *, threads: bool) -> None:
-        self.cache = cache
-        self._threads = threads
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        if self._threads:
-            method = getattr(self.cache.sync(), name)
-            return lambda *arguments: asyncio.to_thread(method, *arguments)
-        return getattr(self.cache, name)
+from ..shells import Shell
 
 
 @pytest.fixture(params=["async", "sync"])

@@ -18,6 +18,7 @@ from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_ma
 from nearcache.client import Client
 from nearcache.core import loads
 
+from ..lanes import eventually, until_read
 from ..servers import Client as Raw
 from ..servers import ValkeyServer, wait_until
 
@@ -39,8 +40,7 @@ def _worker(url: str, port: int, kind: str, pipe: Connection) -> None:
 
     async def loader() -> str:
         begin()
-        while raw.command("EXISTS", "test-go") == 0:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await eventually(lambda: raw.command("EXISTS", "test-go") == 1, "the word to go on", seconds=60)
         return f"loaded by {os.getpid()}"
 
     async def many(cache: AsyncCache) -> list[str]:
@@ -188,10 +188,9 @@ async def test_a_loser_is_woken_by_the_fill(url: str, monkeypatch: pytest.Monkey
         await gate.began.wait()
         second = asyncio.create_task(other.get_or_set("key", Gate("never")))
         watches = other._core.tier._watches
+        await eventually(lambda: any(watch._wakers for found in watches.values() for watch in found), "it to sleep")
+        gate.open.set()
         async with asyncio.timeout(10):
-            while not any(watch._wakers for found in watches.values() for watch in found):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)  # until it sleeps
-            gate.open.set()
             assert [await first, await second] == ["first", "first"]
         assert not watches
 
@@ -266,9 +265,7 @@ async def away(fresh_server: ValkeyServer) -> AsyncIterator[AsyncCache]:
     await cache.clear("cleared", wait=False)
     await cache.invalidate_tags("gone")
     fresh_server.kill()
-    async with asyncio.timeout(10):
-        while cache.is_ready():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await eventually(lambda: not cache.is_ready(), "the loss to be noticed")
     yield cache
     await get_multi_redis_connection_manager().disconnect_all()
 
@@ -311,9 +308,7 @@ async def test_a_counter_that_was_evicted_revives_nothing(
     await one.invalidate_tags("tag") if lost == "tag" else await one.clear(wait=False)
     site = one._core.namespace
     server.command("DEL", site.tag_counter(b"tag") if lost == "tag" else site.counter)
-    async with asyncio.timeout(10):
-        while await other.get("key") is not None:  # noqa: ASYNC110 - until the push is read
-            await asyncio.sleep(0.001)
+    await until_read(lambda: other.get("key"), None)  # once the push is read
     assert await one.get("key") is None
     await one.set("key", "new", tags=["tag"])
     assert [await one.get("key"), await other.get("key")] == ["new", "new"]

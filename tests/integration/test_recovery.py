@@ -15,7 +15,7 @@ from nearcache.client import Client
 
 from ..lanes import eventually
 from ..servers import ValkeyServer
-from .test_faults import Shell
+from ..shells import Caller, Shell
 
 KEYS = ["key", "key2"]
 
@@ -59,16 +59,6 @@ class Fleet:
                     return await self.other.get(key)
                 except ServerError:
                     await asyncio.sleep(0.01)
-
-
-class Caller(Shell):
-    """A shell that knows what kind of functions it calls."""
-
-    def make(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        async def coroutine() -> Any:
-            return function()
-
-        return function if self._threads else coroutine
 
 
 @pytest.fixture(params=["async", "sync"])

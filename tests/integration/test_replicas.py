@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Cache, get_multi_redis_connection_manager
 from nearcache.transport.slots import slot_of
 
 from ..lagging import LaggingServers
-from ..lanes import eventually
+from ..lanes import eventually, until_read
 from ..servers import ClusterServers, ValkeyServer, WatchedServers, wait_until
-from .test_cluster import Load, names, status, stored, under_load
-from .test_faults import Shell
+from ..shells import SHELLS, Load, Shell, names, settings, status, stored, under_load
 
-pytestmark = pytest.mark.timeout(120)
-
-SHELLS = pytest.mark.parametrize("threads", [False, True], ids=["async", "sync"])
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +39,9 @@ def lagging() -> Iterator[LaggingServers]:
         yield servers
 
 
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
-
-
 async def shell_at(url: str, *, threads: bool, near: bool = True, **more: Any) -> Shell:
     cache = AsyncCache(60, "app", near=near)
-    await cache.initialize(Settings(redis_url=url, read_from="prefer_replica", _env_file=None, **more))
+    await cache.initialize(settings(url, read_from="prefer_replica", **more))
     return Shell(cache, threads=threads)
 
 
@@ -62,13 +53,6 @@ def calls(server: ValkeyServer, *commands: str) -> int:
 
 def reads(server: ValkeyServer) -> int:
     return calls(server, "get", "pttl", "getrange", "mget")
-
-
-async def until(read: Callable[[], Awaitable[Any]], value: Any) -> None:
-    """Read again and again: nothing but a push, or replication, changes what is read."""
-    async with asyncio.timeout(15):
-        while await read() != value:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def until_replicas_answer(shell: Shell, primaries: list[ValkeyServer], keys: list[str]) -> None:
@@ -139,7 +123,7 @@ async def test_what_is_read_from_a_replica_is_kept_near_and_revoked(threads: boo
     assert sum(map(reads, servers.servers)) == asked, "all of them are near"
     for name in keys:
         write(name, '"new"')
-    await until(lambda: shell.get_many(keys), dict.fromkeys(keys, "new"))
+    await until_read(lambda: shell.get_many(keys), dict.fromkeys(keys, "new"))
 
 
 async def test_loops_and_threads_read_the_same_replica(watched: WatchedServers) -> None:
@@ -171,7 +155,7 @@ async def test_what_others_write_may_be_read_late(threads: bool, near: bool, lag
     for _ in range(10):
         assert await shell.get("key") == "old"
     lagging.release()
-    await until(lambda: shell.get("key"), "new")
+    await until_read(lambda: shell.get("key"), "new")
 
 
 @SHELLS
@@ -212,7 +196,7 @@ async def test_what_was_read_from_the_primary_is_not_taken_back(threads: bool, l
     # Who is to load asks the primary, where the value is another one by now.
     assert await shell.refresh("key", lambda: "newer") == "newer"
     lagging.primary.command("SET", "app:key", '"newest"')
-    await until(lambda: shell.get("key"), "newest")
+    await until_read(lambda: shell.get("key"), "newest")
     for _ in range(20):
         for each in (shell, other):
             assert await each.get("key") == "newest"
@@ -260,7 +244,7 @@ async def test_invalidations_hold_at_once_however_much_the_replica_lags(threads:
     assert reads(lagging.replica) > asked, "it is the replica's old value that is not valid"
     version = int(lagging.primary.command("GET", "app~version").split()[0])
     lagging.primary.command("SET", "app~version", version + 1)  # what another process's clear() does first
-    await until(lambda: shell.get_many(names(6)), {})
+    await until_read(lambda: shell.get_many(names(6)), {})
     assert await shell.clear() is not None
     assert await shell.get_many(names(6)) == {}
 
@@ -268,7 +252,7 @@ async def test_invalidations_hold_at_once_however_much_the_replica_lags(threads:
 @SHELLS
 async def test_what_is_cleared_here_is_gone_though_json_has_no_version(threads: bool, lagging: LaggingServers) -> None:
     cache = AsyncCache(60, "app", wire="json")
-    await cache.initialize(Settings(redis_url=lagging.url, read_from="prefer_replica", _env_file=None))
+    await cache.initialize(settings(lagging.url, read_from="prefer_replica"))
     shell = Shell(cache, threads=threads)
     await shell.set_many(dict.fromkeys(names(6), 1))
     await until_replicas_answer(shell, [lagging.primary], names(6))
@@ -313,7 +297,7 @@ async def test_a_replica_that_lost_its_primary_is_not_read(threads: bool, caplog
         lagging.primary.command("SET", "app:key", '"new"')
         assert await shell.get("key") == "old"
         lagging.replica.command("CLIENT", "KILL", "TYPE", "PRIMARY")
-        await until(lambda: shell.get("key"), "new")
+        await until_read(lambda: shell.get("key"), "new")
         assert lagging.replica.command("GET", "app:key") == b'"old"'
         assert "is not read any more: it has no link to its primary" in caplog.text
 
@@ -398,7 +382,7 @@ async def test_a_slot_that_moves(how: str, threads: bool, cluster: ClusterServer
     target = next(server for server in cluster.primaries if server is not source)
     await asyncio.to_thread(getattr(cluster, how), slot, target)
     target.command("SET", stored("key5"), '"new"')
-    await until(lambda: shell.get("key5"), "new")
+    await until_read(lambda: shell.get("key5"), "new")
     assert await shell.set("key5", "own")
     for _ in range(10):
         assert await shell.get("key5") == "own"
@@ -425,7 +409,7 @@ async def test_nothing_is_left_after_the_end(servers: Any) -> None:
 
 def test_the_near_tier_switched_off(watched: WatchedServers) -> None:
     cache = Cache(60, "app")
-    cache.initialize(Settings(redis_url=watched.url, read_from="prefer_replica", near_enabled=False, _env_file=None))
+    cache.initialize(settings(watched.url, read_from="prefer_replica", near_enabled=False))
     cache.clear()
     assert cache.set_many(dict.fromkeys(names(10), 1))
     for _ in range(20):

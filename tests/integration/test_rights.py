@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,10 +16,10 @@ from nearcache.transport.refusals import Refusals
 from nearcache.transport.slots import slot_of
 
 from ..servers import ClusterServers, SentinelServer, ValkeyServer, acl_lines
+from ..shells import BOTH, Shell
 from ..tls import system_server
-from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 manager = get_multi_redis_connection_manager()
 
@@ -51,12 +51,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
 def cluster() -> Iterator[ClusterServers]:
     with ClusterServers(password="root") as servers:
         yield servers
-
-
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await manager.disconnect_all()
 
 
 def allow(servers: list[ValkeyServer], line: list[str]) -> None:
@@ -133,7 +127,6 @@ async def everything(shell: Shell, *, tolerant: bool = False) -> None:
         await shell.get_or_set("fails", fails)
 
 
-BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
 NEAR = pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
 
 

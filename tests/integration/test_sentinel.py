@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, ConnectionFailed, Settings, get_multi_redis_connection_manager
+from nearcache import AsyncCache, Cache, ConnectionFailed, get_multi_redis_connection_manager
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.sentinel import Sentinels
 
-from ..lanes import eventually
+from ..lanes import eventually, until_read
 from ..servers import SentinelServer, ValkeyServer, WatchedServers, wait_until
+from ..shells import cache_at, settings, status
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
 
 @pytest.fixture
@@ -34,29 +35,9 @@ def pair() -> Iterator[tuple[ValkeyServer, ValkeyServer]]:
         yield primary, replica
 
 
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await get_multi_redis_connection_manager().disconnect_all()
-
-
-def settings(url: str, **more: Any) -> Settings:
-    return Settings(redis_url=url, _env_file=None, **more)
-
-
 def url_of(*sentinels: SentinelServer, password: str | None = None) -> str:
     nodes = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in sentinels)
     return f"redis+sentinel://{f':{password}@' if password else ''}{nodes}/main"
-
-
-async def cache_at(url: str, **more: Any) -> AsyncCache:
-    cache = AsyncCache(60, "app")
-    await cache.initialize(settings(url, **more))
-    return cache
-
-
-def status() -> Any:
-    return get_multi_redis_connection_manager().get_connection_status("cache")
 
 
 # -- a failover under load
@@ -146,15 +127,9 @@ async def test_a_failover_under_load_on_a_loop(watched: WatchedServers) -> None:
     assert status().reconnects == 1
     # What was near was dropped, and what is near now is kept coherent by the new primary.
     second.command("SET", "app:kept", '"after"')
-    await until_read(cache, "kept", "after")
+    await until_read(lambda: cache.get("kept"), "after")
     second.command("SET", "app:kept", '"later"')
-    await until_read(cache, "kept", "later")
-
-
-async def until_read(cache: AsyncCache, key: str, value: Any) -> None:
-    async with asyncio.timeout(10):
-        while await cache.get(key) != value:  # noqa: ASYNC110  # a push is all there is to wait for
-            await asyncio.sleep(0.01)
+    await until_read(lambda: cache.get("kept"), "later")
 
 
 async def test_a_failover_under_load_in_threads(watched: WatchedServers) -> None:

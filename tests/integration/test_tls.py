@@ -6,16 +6,15 @@ import asyncio
 import os
 import pty
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis.exceptions
 
-from nearcache import AsyncCache, ConfigurationError, Settings, get_multi_redis_connection_manager
+from nearcache import ConfigurationError, get_multi_redis_connection_manager
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.handshake import open_wire
 from nearcache.transport.thread_wire import open_thread_wire
@@ -23,10 +22,10 @@ from nearcache.transport.tls import tls_context
 
 from ..lanes import Versions, eventually, on_both_loops
 from ..servers import ValkeyServer
+from ..shells import BOTH, Shell, last_error, shell_at
 from ..tls import Authority, TlsSentinel, TlsServer, tls_cluster
-from .test_faults import Shell
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("closing")]
 
 manager = get_multi_redis_connection_manager()
 Files = tuple[Path, Path]
@@ -71,26 +70,9 @@ def closed_server(papers: Papers) -> Iterator[TlsServer]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await manager.disconnect_all()
-
-
-async def shell_at(url: str, kind: str, **more: Any) -> Shell:
-    shell = Shell(AsyncCache(60, "app"), threads=kind == "sync")
-    await shell.initialize(Settings(redis_url=url, _env_file=None, **more))
-    return shell
-
-
-def last_error() -> str:
-    return manager.get_connection_status("cache").last_error or ""
-
-
 # Without a word of why when the server, which has closed, is sent more: that overtakes what it said.
 ASKS = "the server (asks|may ask) for a client certificate: ssl_certfile and ssl_keyfile in the URL"
 
-BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
 TOPOLOGIES = pytest.mark.parametrize("topology", ["standalone", "sentinel", "cluster"])
 
 

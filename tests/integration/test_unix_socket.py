@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from nearcache import AsyncCache, Settings, get_multi_redis_connection_manager
+from nearcache import get_multi_redis_connection_manager
 
 from ..lanes import eventually
 from ..servers import ValkeyServer
-from .test_faults import Shell
+from ..shells import BOTH, last_error, shell_at
+
+pytestmark = pytest.mark.usefixtures("closing")
 
 manager = get_multi_redis_connection_manager()
-BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
 
 
 class SocketServer(ValkeyServer):
@@ -30,27 +30,11 @@ class SocketServer(ValkeyServer):
         self.socket_path = str(self.directory / name)
 
 
-@pytest.fixture(autouse=True)
-async def closing() -> AsyncIterator[None]:
-    yield
-    await manager.disconnect_all()
-
-
 @pytest.fixture
 def directory() -> Iterator[Path]:
     server = ValkeyServer()  # not started: it makes a directory with a short name
     yield server.directory
     shutil.rmtree(server.directory, ignore_errors=True)
-
-
-async def shell_at(url: str, kind: str, **more: Any) -> Shell:
-    shell = Shell(AsyncCache(60, "app"), threads=kind == "sync")
-    await shell.initialize(Settings(redis_url=url, _env_file=None, **more))
-    return shell
-
-
-def last_error() -> str:
-    return manager.get_connection_status("cache").last_error or ""
 
 
 @BOTH

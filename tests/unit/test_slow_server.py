@@ -19,15 +19,6 @@ SOFT = Settings(_env_file=None).soft_timeout
 NEAR_TTL = Settings(_env_file=None).near_ttl
 
 
-@pytest.fixture
-def other(memory_settings: Settings) -> AsyncCache:
-    """A cache on another client of the same store, as another process has it."""
-    url = memory_settings.redis_url.get_secret_value()  # type: ignore[union-attr]
-    cache = AsyncCache(3600, "test")
-    cache._core.bind(Client("other", parse_url(url, variable="REDIS_URL"), memory_settings))
-    return cache
-
-
 class Loads:
     def __init__(self, *values: Any) -> None:
         self.values = list(values)

@@ -13,24 +13,13 @@ from pathlib import Path
 import pytest
 
 from nearcache import AsyncCache, Cache, NotInitialized, Settings
-from nearcache.client import Client
 from nearcache.core.clock import Clock, clock
 from nearcache.errors import CommandRefused, CommandTimeout, ConnectionFailed, LoadTimeout
 from nearcache.testing import FakeClock, Faults, Sabotage, drop_pushes, ignore_marks, keep_tainted, sabotage
 from nearcache.testing.links import Held, Verdict
-from nearcache.transport.endpoint import parse_url
 from nearcache.transport.memory import get_store
 
 TIMEOUT = Settings(_env_file=None).command_timeout
-
-
-@pytest.fixture
-def other(memory_settings: Settings) -> AsyncCache:
-    """A cache on another client of the same store, as another process has it."""
-    url = memory_settings.redis_url.get_secret_value()  # type: ignore[union-attr]
-    cache = AsyncCache(3600, "test")
-    cache._core.bind(Client("other", parse_url(url, variable="REDIS_URL"), memory_settings))
-    return cache
 
 
 class Loader:
