@@ -11,7 +11,7 @@ import pytest
 
 from nearcache import get_multi_redis_connection_manager
 
-from ..servers import ValkeyServer, wait_until
+from ..servers import free_port, wait_until
 
 
 @pytest.fixture
@@ -56,8 +56,7 @@ def tls_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Pa
         pytest.skip("no redis-server or valkey-server with TLS on this system")
     directory = tmp_path_factory.mktemp("tls")
     certificates(directory)
-    with ValkeyServer() as placeholder:  # finds a free port
-        port = placeholder.port
+    port = free_port()
     config = (
         f"--port 0 --tls-port {port} --bind 127.0.0.1 --tls-cert-file s.crt --tls-key-file s.key "
         "--tls-ca-cert-file ca.crt --tls-auth-clients no"

@@ -268,7 +268,7 @@ async def test_what_is_cleared_here_is_gone_though_json_has_no_version(threads: 
 @SHELLS
 @pytest.mark.parametrize("end", ["kill", "pause"])
 async def test_the_primary_is_read_while_the_replica_is_away(threads: bool, end: str, lagging: LaggingServers) -> None:
-    shell = await shell_at(lagging.url, threads=threads, near=False, command_timeout=0.5)
+    shell = await shell_at(lagging.url, threads=threads, near=False, command_timeout=2.0)
     values = dict.fromkeys(names(6), 1)
     await shell.set_many(values)
     await until_replicas_answer(shell, [lagging.primary], names(6))
