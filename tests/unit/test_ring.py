@@ -335,6 +335,18 @@ def test_when_another_connection_turns_it_depends_on_where_its_own_leads(*, ther
     assert bool(bench.recovery.owed) is not there
 
 
+def test_nor_does_it_lead_where_another_one_of_a_cluster_knows_of_a_server_less() -> None:
+    """That server may still have acknowledged it."""
+    key = chr(KEY[0])
+    bench, other = Bench(Cluster(**{key: FIRST, "z": History(b"z")})), Cluster(z=History(b"z"))
+    bench.replay.turned(bench.link, first=False)
+    plan = bench.delete()
+    deleting = next(plan)
+    bench.replay.turned(other, first=False)
+    assert finish(plan, deleting, 1) == 1
+    assert list(bench.recovery.owed) == [(Kind.KEY, KEY)]
+
+
 def test_but_not_while_there_was_no_other() -> None:
     bench = Bench(Link(version=7))
     plan = bench.delete()

@@ -184,8 +184,8 @@ class Replay:
         self.on_turned: Callable[[Link], None] = lambda _: None
         self._turned = 0  # the number of the last turn, among those of writes
         self._turns: WeakKeyDictionary[Link, int] = WeakKeyDictionary()  # the last one of each connection
-        self._news = 0  # the last one to where no connection had turned before
-        self._newest: Collection[History] = ()
+        self._news = 0  # the last one to where the one before had not led
+        self._newest: set[History] = set()
         self._remote = remote
         self._near = near
         self._flights = flights
@@ -221,8 +221,8 @@ class Replay:
         recovery.turned(link)
         if not first:
             self._turned = self._turns[link] = recovery.begin()
-            histories = link.histories()
-            if not set(histories) <= set(self._newest):
+            histories = set(link.histories())
+            if histories != self._newest:
                 self._news, self._newest = self._turned, histories
         lost = self.ring.lost(link)
         for (kind, soft), names in lost.items():
