@@ -361,3 +361,16 @@ def test_brackets_around_nothing(url: str) -> None:
     with pytest.raises(ConfigurationError, match="the host is not a host name or an IP address"):
         parse_url(url, variable="REDIS_URL")
     assert redact_url(url).endswith("://***")
+
+
+@pytest.mark.parametrize("host", ["a" * 64, f"cache.{'a' * 64}.example", "a..b", "é" * 60])
+@pytest.mark.parametrize("form", ["redis://{}:7", "redis+cluster://h:1,{}:7", "redis+sentinel://{}:7/main"])
+def test_a_name_that_no_name_server_takes(host: str, form: str) -> None:
+    """Sockets raise a UnicodeError for it."""
+    with pytest.raises(ConfigurationError, match="the host is not a host name or an IP address"):
+        parse_url(form.format(host), variable="REDIS_URL")
+
+
+@pytest.mark.parametrize("host", ["a" * 63, f"my_cache.{'a' * 63}.example.", "é" * 40])
+def test_a_name_that_they_take(host: str) -> None:
+    assert parse_url(f"redis://{host}:7", variable="REDIS_URL").host == host

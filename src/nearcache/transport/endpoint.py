@@ -181,7 +181,10 @@ def parse_host(text: str) -> str | None:
         if ":" not in text:
             return None
     if ":" not in text:
-        return text if _HOST.fullmatch(text) else None
+        try:
+            return text if _HOST.fullmatch(text) and text.encode("idna") else None
+        except UnicodeError:  # a label of more than 63 characters
+            return None
     import ipaddress  # few hosts are IPv6 addresses, and every process would pay for the import
 
     try:

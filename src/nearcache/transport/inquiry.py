@@ -51,7 +51,7 @@ async def inquire(
                     return read(node, await converse(wire, _ask(node, question)))
                 finally:
                     wire.abort(ConnectionFailed("it has answered"))
-        except (OSError, NearcacheError) as problem:
+        except (OSError, UnicodeError, NearcacheError) as problem:  # another server may have named any host
             error = explained(node, problem)
     raise _failure(what, error)
 
@@ -69,7 +69,7 @@ def inquire_in_thread(
                 return read(node, wire.talk(_ask(node, question)))
             finally:
                 wire.sock.close()
-        except (OSError, NearcacheError) as problem:
+        except (OSError, UnicodeError, NearcacheError) as problem:
             error = explained(node, problem)
     raise _failure(what, error)
 
