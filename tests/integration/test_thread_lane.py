@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
@@ -279,6 +280,26 @@ def test_a_leader_that_vanished_holds_nobody_up_for_ever(
         lane.request(("PING",))
     wait_until(lambda: lane.connected, "a new connection")
     assert lane.request(("PING",)) == b"PONG"
+
+
+def test_whatever_goes_wrong_in_an_attempt_there_is_another(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = count(1)
+
+    def unlucky(*arguments: Any, **options: Any) -> ThreadWire:
+        if next(attempts) in (1, 2):  # the caller's own attempt, and one in the background
+            raise RuntimeError("nobody thought of this")
+        return connect(*arguments, **options)
+
+    connect = open_thread_wire
+    monkeypatch.setitem(globals(), "open_thread_wire", unlucky)
+    lane = bench.open(url)
+    with pytest.raises(ConnectionFailed, match="nobody thought of this"):
+        lane.open()
+    wait_until(lambda: lane.connected, "the third attempt")
+    assert lane.request(("PING",)) == b"PONG"
+    assert bench.states == ["nobody thought of this", "nobody thought of this", None]
 
 
 def test_closing_lets_what_is_in_flight_finish(bench: Bench, fresh_server: ValkeyServer) -> None:

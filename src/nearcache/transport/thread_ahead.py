@@ -33,7 +33,8 @@ class ThreadAheadLane(ThreadLane):
         connection = self._connection or self._first_connection()
         now = monotonic()
         if now - connection.last_read > _IDLE:
-            connection = self._still_there(connection)
+            self._look(connection)
+            connection = self._connection or self._first_connection()
         waiter = ThreadWaiter(b"".join(map(pack, commands)), len(commands), hook, now + self._command_timeout)
         waiter.away = True
         lost: Exception | None = ConnectionFailed(_INTERRUPTED)

@@ -132,7 +132,8 @@ class ThreadLane:
         connection = self._connection or self._first_connection()
         now = monotonic()
         if now - connection.last_read > _IDLE:
-            connection = self._still_there(connection)
+            self._look(connection)  # the server may have closed it
+            connection = self._connection or self._first_connection()
         waiter = ThreadWaiter(data, count, hook, now + self._command_timeout)
         try:
             with connection.lock:
@@ -232,8 +233,7 @@ class ThreadLane:
         """
         if not self._watching:
             self._watching = True
-            connection = self._connection
-            if connection is not None:
+            if (connection := self._connection) is not None:
                 self._watch(connection)
 
     def follow(self, primary: tuple[str, int]) -> None:
@@ -303,11 +303,6 @@ class ThreadLane:
             assert self._connection is not None
             return self._connection
 
-    def _still_there(self, connection: ThreadWire) -> ThreadWire:
-        """Look at an idle connection before it is used; connect anew when the server has closed it."""
-        self._look(connection)
-        return self._connection or self._first_connection()
-
     def _look(self, connection: ThreadWire) -> bool:
         """Read what has come while nobody led, if anything; replace the connection if that was its end."""
         with connection.lock:
@@ -345,7 +340,12 @@ class ThreadLane:
             raise
 
     def _connect(self) -> None:
-        connection = self._open_wire(self._kill)
+        try:
+            connection = self._open_wire(self._kill)
+        except NearcacheError:
+            raise
+        except Exception as error:  # whatever it is, the next attempt may succeed
+            raise ConnectionFailed(str(error) or repr(error)) from error
         self.server, self.tracks, self.clock = connection.server, connection.tracks, connection.clock
         self.track_all = self._track_all and self.tracks
         self._kill, self._down, self.connects = None, None, self.connects + 1
