@@ -173,7 +173,11 @@ def test_a_cluster_that_is_down_is_a_refusal_and_the_map_is_asked_for() -> None:
     assert not scatter.moved
 
 
-@pytest.mark.parametrize("answer", [None, [], [[1]], b"x", CommandRefused("ERR"), [[0, 1, [b"h", b"x"]]]])
+FAR = [[[first, last, [b"h", 1]]] for first, last in ((0, SLOTS), (-1, 5), (5, 4), (0, 10**15), (b"0", b"5"))]
+"""Slots that there are not."""
+
+
+@pytest.mark.parametrize("answer", [None, [], [[1]], b"x", CommandRefused("ERR"), [[0, 1, [b"h", b"x"]]], *FAR])
 def test_an_answer_that_is_no_map_is_refused(answer: Any) -> None:
     with pytest.raises(ConnectionFailed):
         SlotMap(answer, A)

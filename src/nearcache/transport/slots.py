@@ -63,6 +63,8 @@ class SlotMap:
         self.replicas: dict[Node, list[Node]] = {}
         try:
             for first, last, primary, *replicas in answer:
+                if not 0 <= first <= last < SLOTS:
+                    raise ValueError  # one that asks for more memory than there is, for example
                 owner, *others = ((_host(host, asked), int(port)) for host, port, *_ in (primary, *replicas))
                 self._owners[first : last + 1] = [owner] * (last + 1 - first)
                 self.replicas[owner] = others
