@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 
 import pytest
 
@@ -19,11 +20,12 @@ from nearcache import (
 )
 from nearcache.transport.cluster_lane import ClusterLane
 from nearcache.transport.cluster_threads import ClusterThreads
-from nearcache.transport.slots import SLOTS, SlotMap, slot_of
+from nearcache.transport.slots import SLOTS, Node, SlotMap, slot_of
+from nearcache.transport.topology import Topology
 
 from ..lanes import eventually, until_read
 from ..servers import Client, ClusterServers, ValkeyServer, wait_until
-from ..shells import SHELLS, Load, Shell, cache_at, names, settings, status, stored, under_load
+from ..shells import SHELLS, Load, Shell, cache_at, last_error, names, settings, status, stored, under_load
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
@@ -463,6 +465,24 @@ def test_a_forked_child_has_connections_of_its_own(cluster: ClusterServers) -> N
     assert os.waitstatus_to_exitcode(status) == 0
     wait_until(lambda: cache.get_many(names(10)) == {n: 2 if n in names(5) else 1 for n in names(10)}, "the pushes")
     assert cache.set_many(dict.fromkeys(names(10), 3))
+
+
+def test_threads_go_on_asking_for_the_map_whatever_goes_wrong(
+    cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, attempts = Topology.find_slots_in_thread, count(1)
+
+    def unlucky(topology: Topology, nodes: Sequence[Node]) -> SlotMap:
+        if next(attempts) in (1, 2):  # the caller's own attempt, and one in the background
+            raise RuntimeError("nobody thought of this")
+        return find(topology, nodes)
+
+    monkeypatch.setattr(Topology, "find_slots_in_thread", unlucky)
+    cache = Cache(60, "app")
+    cache.initialize(settings(cluster.url))
+    assert last_error() == "nobody thought of this"
+    wait_until(lambda: cache.set("key", 1), "the third attempt")
+    assert next(attempts) == 4
 
 
 async def test_what_waited_for_a_node_that_was_replaced_fails_as_the_server_does(cluster: ClusterServers) -> None:

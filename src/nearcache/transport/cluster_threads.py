@@ -243,13 +243,21 @@ class ClusterThreads:
                 if self._down is not None:
                     raise ConnectionFailed(str(self._down))
                 try:
-                    self._slots = self._find([])
+                    self._slots = self._ask_for_map([])
                 except NearcacheError as error:
                     self._down = error
                     self._on_state(self, error)
                     self._refresh_soon()
                     raise
             return self._slots
+
+    def _ask_for_map(self, nodes: Sequence[Node]) -> SlotMap:
+        try:
+            return self._find(nodes)
+        except NearcacheError:
+            raise
+        except Exception as error:  # whatever it is, the next attempt may succeed
+            raise ConnectionFailed(str(error) or repr(error)) from error
 
     def _refresh_soon(self) -> None:
         with self._lock:
@@ -265,7 +273,7 @@ class ClusterThreads:
         while not self._closed.wait(random.uniform(0, min(_BACKOFF_MOST, _BACKOFF_FIRST * 2 ** min(attempt, 10)))):
             attempt += 1
             try:
-                self.learn(self._find(self.known_nodes()))
+                self.learn(self._ask_for_map(self.known_nodes()))
             except NearcacheError as error:
                 if not self.connected:
                     self._on_state(self, error)
