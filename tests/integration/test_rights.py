@@ -311,6 +311,16 @@ def test_states_of_the_server_are_told(refusal: str, reason: str | None) -> None
     assert told == refusals.reasons() == ([reason] if reason else [])
 
 
+def test_that_it_reads_its_data_is_over_soon_after_it_was_last_said() -> None:
+    clock, told = FakeClock(), []
+    refusals = Refusals(clock.monotonic, told.append)
+    refusals.note("LOADING Valkey is loading the dataset in memory")
+    clock.advance(4.9)
+    assert refusals.reasons() == told == ["the server is reading its data from disk"]
+    clock.advance(0.1)
+    assert refusals.reasons() == []
+
+
 async def test_a_full_server_is_told_by_health_and_log(server: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
     shell = await shell_at(server.url, "async", strict=False)
     server.command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1mb")

@@ -14,6 +14,7 @@ from math import inf
 __all__ = ["Refusals"]
 
 _REMEMBERED = 60.0  # seconds after the last refusal: rights are given without a new connection, and nobody tells of it
+_LOADING = 5.0  # the same for what is over soon, and is said to every command until then
 # What Redis and Valkey of different versions say, of a command and of one inside of a script.
 _DENIED = re.compile(r"(?:NOPERM|ERR ACL failure in script|ERR The user executing the script can't run)")
 _COMMAND = re.compile(r"the '([a-z|]+)' command", re.IGNORECASE)
@@ -31,7 +32,7 @@ _KEYS = "access to keys that begin with the prefix, or with '{' and the prefix"
 
 
 class Refusals:
-    """Why the server has refused one client's commands within the last minute.
+    """Why the server has refused one client's commands of late.
 
     Args:
         now: seconds.
@@ -45,7 +46,8 @@ class Refusals:
 
     def note(self, refusal: str) -> None:
         """The text of an error that the server has answered, whatever it is."""
-        state = _STATES.get(refusal.partition(" ")[0])
+        code = refusal.partition(" ")[0]
+        state = _STATES.get(code)
         if state is not None:
             reason = f"the server {state}"
         elif _DENIED.match(refusal):
@@ -55,7 +57,7 @@ class Refusals:
         else:
             return
         new = not self._is_recent(reason)
-        self._reasons[reason] = self._now()
+        self._reasons[reason] = self._now() + (_LOADING if code == "LOADING" else _REMEMBERED)
         if new:
             self._on_new(reason)
 
@@ -64,4 +66,4 @@ class Refusals:
         return [reason for reason in list(self._reasons) if self._is_recent(reason)]
 
     def _is_recent(self, reason: str) -> bool:
-        return self._now() - self._reasons.get(reason, -inf) < _REMEMBERED
+        return self._now() < self._reasons.get(reason, -inf)
