@@ -17,6 +17,9 @@ import pytest
 from nearcache import AsyncCache, Cache, Settings, get_multi_redis_connection_manager
 from nearcache.client import Client
 from nearcache.core import loads
+from nearcache.core.effects import Command
+from nearcache.testing import Faults
+from nearcache.tiers import remote
 
 from ..lanes import eventually, until_read
 from ..servers import Client as Raw
@@ -193,6 +196,52 @@ async def test_a_loser_is_woken_by_the_fill(url: str, monkeypatch: pytest.Monkey
         async with asyncio.timeout(10):
             assert [await first, await second] == ["first", "first"]
         assert not watches
+
+
+async def test_a_lease_that_its_holder_could_not_give_back_is_taken_over(
+    caches: tuple[AsyncCache, AsyncCache], server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder lives, and goes on with other loads."""
+    monkeypatch.setattr(loads, "SILENCE", 0.2)
+    one, other = caches
+    with Faults(one) as faults:
+        faults.fail(match=lambda command: command[1] == remote.FILL)
+        assert await one.get_or_set("key", lambda: "not stored") == "not stored"
+    holder = server.command("GET", "{app:key}~lease")
+    server.command("SET", one._core.client.holder.alive_keys(holder)[0], 1)  # for good
+    async with asyncio.timeout(10):
+        assert await other.get_or_set("key", lambda: "loaded") == "loaded"
+    assert await one.get("key") == "loaded"
+
+
+async def test_a_load_that_goes_on_is_waited_for(
+    caches: tuple[AsyncCache, AsyncCache], server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, "SILENCE", 0.2)
+    monkeypatch.setattr("nearcache.driving._BEAT", 0.01)
+    one, other = caches
+    gate, never = Gate("first"), Gate("never")
+    loading = asyncio.create_task(one.get_or_set("key", gate))
+    await eventually(lambda: server.command("EXISTS", "{app:key}~lease"), "the lease")
+    load = one._core.client.holder.alive_keys(server.command("GET", "{app:key}~lease"))[1]
+    await eventually(lambda: server.command("EXISTS", load), "a beat")
+    asked = asyncio.Event()
+    is_alive = remote.is_alive
+
+    def ask(name: bytes) -> Command:
+        if name == load:
+            asked.set()
+        return is_alive(name)
+
+    monkeypatch.setattr(remote, "is_alive", ask)
+    waiting = asyncio.create_task(other.get_or_set("key", never))
+    async with asyncio.timeout(10):
+        await asked.wait()
+        asked.clear()
+        await asked.wait()  # so the first answer did not end it
+    gate.open.set()
+    assert [await loading, await waiting] == ["first", "first"]
+    assert never.calls == 0
 
 
 async def test_when_the_holders_loader_fails_another_one_tries(caches: tuple[AsyncCache, AsyncCache]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nearcache.codec import Codec
-from nearcache.core.effects import Lead, Load, Outcome, Send, Wait
+from nearcache.core.effects import Lead, Load, Outcome, Send, Sleep, Wait
 from nearcache.core.flights import Flights
 from nearcache.core.keys import Namespace
 from nearcache.core.leases import Holder
@@ -638,6 +638,35 @@ def test_the_loser_of_an_election_sleeps_until_the_lease_or_the_value_changes() 
     assert isinstance(reply(loading, takeover, b"OK", elected(bench)), Load)
 
 
+def test_whether_a_load_of_a_process_that_lives_goes_on_is_asked_when_that_can_be_known() -> None:
+    bench = Bench(Link(version=7))
+    plan = bench.get_or_set()
+    loading = lead(plan, next(plan), None, -2)
+    process, load = remote.is_alive(b"~alive:them"), remote.is_alive(b"~alive:them.1")
+
+    def lose(election: Any, holder: bytes = b"them.1") -> None:
+        others = len(commands(election)) - 1
+        assert reply(loading, election, *[b"OK"] * others, [0, None, -2, holder, 0, b"1"]) == process
+
+    lose(next(loading))
+    loading.send(1)
+    bench.time += 3.0
+    lose(loading.send(None))
+    loading.send(1)
+    bench.time += 0.1
+    lose(loading.send(None))
+    assert loading.send(1) == load
+    loading.send(1)
+    lose(loading.send(None), b"them.2")
+    assert isinstance(loading.send(1), Sleep), "another load is met for the first time"
+    lose(loading.send(None))
+    assert loading.send(1) == load
+    takeover = loading.send(0)
+    assert takeover.commands[-1][-1] == b"them.1"
+    loading.close()
+    plan.close()
+
+
 def test_nothing_of_a_load_that_is_over_stays_behind() -> None:
     bench = Bench(Link(track_all=True, version=7))
     plan, loading = load_until_fill(bench)
@@ -707,15 +736,17 @@ def test_the_loser_of_an_election_looks_again_after_a_while(*, tracks: bool, lon
     loading.close()
 
 
-def test_a_load_says_that_its_process_lives_whenever_it_is_asked_to() -> None:
+def test_a_load_says_that_it_goes_on_and_its_process_lives_whenever_it_is_asked_to() -> None:
     """A beat that comes a moment early must not be left out: the next one might be late."""
     bench = Bench(Link(track_all=True, version=7))
     plan = bench.get_or_set()
     loading = lead(plan, next(plan), None, -2)
-    load = reply(loading, next(loading), b"OK", elected(bench))
-    assert [command[0] for command in load.alive()] == ["SET"]
+    election = next(loading)
+    load = reply(loading, election, b"OK", elected(bench))
+    beat = [remote.alive(key, 3000) for key in bench.holder.alive_keys(election.commands[-1][6])]
+    assert load.alive() == beat
     bench.time += 0.999
-    assert len(load.alive()) == 1
+    assert load.alive() == beat
     loading.close()
 
 

@@ -71,7 +71,7 @@ class Fill:
             lambda: job.call(load.keys),
             load,
             job.policy.load_timeout,
-            (lambda: self._holder.beat(parts.remote, always=True)) if leased else None,
+            (lambda: self._holder.beat_for(parts.remote, self.token)) if leased else None,
         )
         took_ms = int((parts.near.now() - self._began) * 1000)
         try:

@@ -3,6 +3,10 @@
 The lease of a key is a side key in the same slot; whoever sets it loads, with a token that names the process. It is
 not renewed, because touching it would wake everybody who watches it. Instead each process that loads keeps one key
 that says it lives; a waiter that finds it gone takes the lease over.
+
+A process that lives may have lost the reply that gave it the lease, or the connection on which it would have given it
+back. So a load that takes longer than a beat keeps a key of its own, too; where there is none, whoever has waited for
+longer than such a key lasts takes over.
 """
 
 from __future__ import annotations
@@ -20,9 +24,12 @@ from .keys import Namespace
 from .parts import Asking, Parts, Version, known_to
 from .ports import Remote
 
-__all__ = ["Elected", "Holder", "elect"]
+__all__ = ["SILENCE", "Elected", "Holder", "elect"]
 
-_ALIVE_MS = 3000  # how long a process counts as alive after its last beat
+SILENCE = 3.0
+"""Seconds that a process, or a load, counts as alive after its last beat."""
+
+_ALIVE_MS = int(SILENCE * 1000)
 _BEAT = 1.0  # seconds between two beats
 
 
@@ -61,17 +68,22 @@ class Holder:
             return False
         return all(flight.landed for flight in self._loads.get(token, ()))
 
-    def beat(self, remote: Remote, *, always: bool = False) -> list[Command]:
+    def beat(self, remote: Remote) -> list[Command]:
         """The command that says this process lives, when it is time to."""
         now = self._now()
-        if not always and now - self._beaten < _BEAT:
+        if now - self._beaten < _BEAT:
             return []
         self._beaten = now
         return [remote.alive(self._prefix + self._name, _ALIVE_MS)]
 
-    def alive_key(self, token: bytes) -> bytes:
-        """The key that says that the holder of a lease lives."""
-        return self._prefix + token.partition(b".")[0]
+    def beat_for(self, remote: Remote, token: bytes) -> list[Command]:
+        """Those that say that one of its loads goes on, and it lives."""
+        self._beaten = self._now()
+        return [remote.alive(key, _ALIVE_MS) for key in self.alive_keys(token)]
+
+    def alive_keys(self, token: bytes) -> tuple[bytes, bytes]:
+        """The key that says that the holder of a lease lives, and the one that says that its load goes on."""
+        return self._prefix + token.partition(b".")[0], self._prefix + token
 
 
 class Elected(NamedTuple):

@@ -24,7 +24,7 @@ from .flights import Flight
 from .found import NOTHING, Found
 from .jobs import Job, one, several
 from .keys import Namespace
-from .leases import Elected, Holder, elect
+from .leases import SILENCE, Elected, Holder, elect
 from .parts import Parts
 from .policy import Policy
 from .reads import Reads
@@ -269,6 +269,7 @@ class Loads:
         parts, near = self._parts, self._parts.near
         seen = {key: job.seen[key] for key in flights}
         dead: dict[bytes, bytes] = {}
+        since: dict[tuple[bytes, bytes], float] = {}
         tags = [site.tag(tag) for tag in job.policy.tags]
         lease_ms = int(job.policy.load_timeout * 1000) + _LEASE_MARGIN_MS
         while seen:
@@ -300,7 +301,7 @@ class Loads:
                         fill.clock_us = max(outcome.clock_us for outcome in elected.values())
                         yield from fill.load({key: seen.pop(key) for key in keys}, leased=leased)
                 if lost:
-                    dead = yield from self._wait(link, watch, lost)
+                    dead = yield from self._wait(link, watch, lost, since)
             finally:
                 watch.close()
                 self._holder.end(fill.token)
@@ -338,13 +339,19 @@ class Loads:
                 alone.append(key)
         return alone, won, lost
 
-    def _wait(self, link: Link, watch: Any, lost: Mapping[bytes, bytes]) -> Plan[dict[bytes, bytes]]:
-        """Sleep until something may have changed; the holders that are dead, by key."""
+    def _wait(
+        self, link: Link, watch: Any, lost: Mapping[bytes, bytes], since: dict[tuple[bytes, bytes], float]
+    ) -> Plan[dict[bytes, bytes]]:
+        """Sleep until something may have changed; the holders that are dead, by key.
+
+        Args:
+            since: when each holder of each key was first met.
+        """
         try:
             dead = {}
             for key, holder in lost.items():
-                gone = self._holder.gave_up(holder)
-                if gone or not (yield self._parts.remote.is_alive(self._holder.alive_key(holder))):
+                first = since.setdefault((key, holder), self._parts.near.now())
+                if self._holder.gave_up(holder) or not (yield from self._lives(holder, first)):
                     dead[key] = holder  # a comprehension cannot yield
             if not dead:
                 longest = _POLL if link.tracks else _POLL_UNTRACKED
@@ -352,6 +359,14 @@ class Loads:
             return dead
         except ServerError:
             return {}  # the next election says so
+
+    def _lives(self, holder: bytes, since: float) -> Plan[bool]:
+        """Whether a process lives, and, when that could be known, whether the load goes on for which it has a lease."""
+        process, load = self._holder.alive_keys(holder)
+        lives = yield self._parts.remote.is_alive(process)
+        if lives and self._parts.near.now() - since > SILENCE:
+            lives = yield self._parts.remote.is_alive(load)
+        return bool(lives)
 
 
 def _serves(found: Found) -> bool:
