@@ -252,9 +252,11 @@ class Client:
                 await asyncio.wait([asyncio.wrap_future(closing)], timeout=self.settings.command_timeout + 1)
             else:
                 lane.drop()
+            self.near.detach(lane)
         thread_lane, self._thread_lane = self._thread_lane, None
         if thread_lane is not None:
             await in_thread(thread_lane.close)
+            self.near.detach(thread_lane)
         if self._lookout is not None:
             await in_thread(self._lookout.close)
         await self.topology.aclose()

@@ -339,6 +339,7 @@ def test_the_cycles_of_threads_leave_nothing(story: ThreadStory, fresh_server: V
         finally:
             manager.close()
         wait_until(lambda: not threads(), "threads to have ended")
+        assert manager._clients["cache"].near._links == [], "a client that is closed has no connections"
         return weakref.ref(cache), weakref.ref(manager._clients["cache"])
 
     cycle()

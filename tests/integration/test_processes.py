@@ -252,6 +252,7 @@ def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
     """In a program of its own: libuv, if this process has a loop of its make, would end such a child."""
     text = """
         import resource
+        import warnings
         def sockets():
             links = []
             for entry in os.listdir("/proc/self/fd"):
@@ -274,6 +275,7 @@ def test_a_process_without_a_free_descriptor_forks_well(url: str) -> None:
                 taken.append(os.dup(writing))
         except OSError:
             pass
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork while there are threads, from Python 3.12 on
         child = os.fork()
         for number in taken:
             os.close(number)
