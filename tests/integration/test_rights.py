@@ -322,6 +322,7 @@ def test_that_it_reads_its_data_is_over_soon_after_it_was_last_said() -> None:
 
 
 async def test_a_full_server_is_told_by_health_and_log(server: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    allow([server], SERVER)
     shell = await shell_at(server.url, "async", strict=False)
     server.command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1mb")
     try:
