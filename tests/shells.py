@@ -84,6 +84,10 @@ def stored(key: str) -> bytes:
     return f"cache:app:{key}".encode()
 
 
+KEYS = 50
+"""Of each owner, under a load."""
+
+
 class Load:
     """Reads, writes and loads by one owner of its keys, until told to stop. Whatever is raised or wrong is kept."""
 
@@ -105,7 +109,7 @@ class Load:
             for number in count():
                 if self.stopped.is_set():
                     return
-                key = f"{name}-{number % 50}"
+                key = f"{name}-{number % KEYS}"
                 written, read = await shell.set(key, number), await shell.get(key)
                 self.note(number, written, read, await shell.get_or_set(f"{key}-loaded", lambda: "loaded"))
                 await asyncio.sleep(0)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from nearcache import AsyncCache, Cache, ConnectionFailed, get_multi_redis_connection_manager
+from nearcache import Cache, ConnectionFailed, get_multi_redis_connection_manager
 from nearcache.transport.endpoint import parse_url
 from nearcache.transport.sentinel import Sentinels
 
+from .. import shells
 from ..lanes import eventually, until_read
 from ..servers import SentinelServer, ValkeyServer, WatchedServers, wait_until
-from ..shells import cache_at, settings, status
+from ..shells import KEYS, cache_at, settings, status
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("closing")]
 
@@ -42,41 +43,20 @@ def url_of(*sentinels: SentinelServer, password: str | None = None) -> str:
 
 # -- a failover under load
 
-KEYS = 50
 
-
-class Load:
-    """Reads, writes and loads, one after the other, until told to stop. Whatever is raised is kept."""
+class Load(shells.Load):
+    """Where a write failed, what was there before has to be right, too."""
 
     def __init__(self) -> None:
-        self.stopped = threading.Event()
-        self.raised: list[BaseException] = []
-        self.wrong: list[Any] = []
-        self.refused = 0
+        super().__init__()
         self.missed = 0
-        self.hits = 0  # since the last miss or refusal
 
     def note(self, number: int, written: bool, read: Any, loaded: Any) -> None:
-        self.refused += not written
+        super().note(number, written, read, loaded)
         self.missed += read is None
-        self.hits = self.hits + 1 if written and read is not None else 0
-        # Where the write failed, the value of the round before may still be there.
-        right = read == number if written else read in range(number % KEYS, number + 1, KEYS)
-        if not (read is None or right) or loaded != "loaded":
+        # The value of a round before may still be there.
+        if not written and read is not None and read not in range(number % KEYS, number + 1, KEYS):
             self.wrong.append((number, written, read, loaded))
-
-    async def run(self, cache: AsyncCache, name: str) -> None:
-        for number in count():
-            if self.stopped.is_set():
-                return
-            try:
-                key = f"{name}-{number % KEYS}"
-                written, read = await cache.set(key, number), await cache.get(key)
-                self.note(number, written, read, await cache.get_or_set(f"{key}-loaded", lambda: "loaded"))
-            except BaseException as error:
-                self.raised.append(error)
-                raise
-            await asyncio.sleep(0)
 
     def run_in_thread(self, cache: Cache, name: str) -> None:
         for number in count():
@@ -93,13 +73,13 @@ class Load:
 
 async def fail_over(watched: WatchedServers, load: Load) -> ValkeyServer:
     """Kill the primary while ``load`` runs; the next one, once the load hits on it."""
-    await eventually(lambda: load.hits > 200, "the load to hit")
+    await eventually(lambda: load.good > 200, "the load to hit")
     first = watched.primary
     watched.kill_primary()
     await eventually(lambda: load.refused and load.missed, "the load to notice")
     second = await asyncio.to_thread(watched.wait_for_primary, first)
     # The back-off is half a second at most, so this is soon; the bound is for busy machines.
-    await eventually(lambda: load.hits > 200, "the load to hit again", seconds=20)
+    await eventually(lambda: load.good > 200, "the load to hit again", seconds=20)
     assert status().connected
     assert (status().host, status().port) == (second.host, second.port)
     return second
