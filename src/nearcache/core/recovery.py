@@ -182,7 +182,7 @@ class Replay:
         self.ring = ring
         self.on_owed: Callable[[Link], None] = lambda _: None
         self.on_turned: Callable[[Link], None] = lambda _: None
-        self._turned = 0  # the number of the last turn, among those of writes
+        self._turned = 0  # the number of the last turn, among those of writes: who began later need not look further
         self._turns: WeakKeyDictionary[Link, int] = WeakKeyDictionary()  # the last one of each connection
         self._news = 0  # the last one to where the one before had not led
         self._newest: set[History] = set()
